@@ -1,0 +1,32 @@
+# Seven entry points; each installs what it needs into .venv.
+PY := .venv/bin/python
+STAMP := .venv/.installed
+
+.PHONY: demo test check sim interop bench docs clean
+
+demo: $(STAMP)
+	@.venv/bin/shem devnet demo
+
+test: $(STAMP)
+	@$(PY) -m tests.run
+
+check: $(STAMP)
+	@.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy && .venv/bin/lint-imports
+
+sim: $(STAMP)
+	@$(PY) -m pytest tests/sim
+
+interop: $(STAMP)
+	@$(PY) -m tests.run interop
+
+bench: $(STAMP)
+	@$(PY) -m tests.bench
+
+$(STAMP): pyproject.toml requirements.lock
+	@python3 -m venv .venv
+	@.venv/bin/pip install -q --disable-pip-version-check -r requirements.lock
+	@.venv/bin/pip install -q --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+clean:
+	rm -rf .venv build dist
