@@ -1,0 +1,122 @@
+"""`shem net status|sessions|find|ping` (docs/protocol/net.md §10.2)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from shem.cli.ask import Ask, show_fields, show_json, show_table, with_node
+from shem.cli.main import Options
+from shem.kernel.errors import Unreachable
+from shem.kernel.ids import parse_node_id
+
+Command = Callable[..., Any]
+
+
+def json_option(command: Command) -> Command:
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
+
+
+@click.group()
+def net() -> None:
+    """The hybrid net: this node's sessions and its peers."""
+
+
+@net.command()
+@json_option
+@click.pass_obj
+def status(options: Options, as_json: bool) -> None:
+    """Show this node's id, addresses and traffic."""
+
+    async def work(ask: Ask) -> dict[str, Any]:
+        return dict(await ask("/local/net/Status", {}))  # type: ignore[call-overload]
+
+    found = with_node(options, work)
+    metrics = found["metrics"]
+    shown = {
+        "nodeId": found["nodeId"],
+        "listenAddress": _socket_address(found["listenAddress"]),
+        "publicAddress": _socket_address(found["publicAddress"]),
+        "sessions": found["sessions"],
+        "bandwidth": {
+            "inAvgKiBps": metrics["rxAvg"] / 1024,
+            "inKiBps": metrics["rxCurrent"] / 1024,
+            "inMib": metrics["rxTotal"] / (1 << 20),
+            "outAvgKiBps": metrics["txAvg"] / 1024,
+            "outKiBps": metrics["txCurrent"] / 1024,
+            "outMib": metrics["txTotal"] / (1 << 20),
+        },
+    }
+    if options.json or as_json:
+        show_json(shown)
+        return
+    bandwidth = shown.pop("bandwidth")
+    show_fields({**shown, "in [MiB]": f"{bandwidth['inMib']:.2f}"})
+    show_fields({"out [MiB]": f"{bandwidth['outMib']:.2f}"})
+
+
+def _socket_address(value: Any) -> str | None:
+    """Return `host:port` of the bus's form `{"V4": [[a, b, c, d], port]}`."""
+    if value is None:
+        return None
+    ((family, (octets, port)),) = value.items()
+    host = ".".join(map(str, octets)) if family == "V4" else bytes(octets).hex(":", 2)
+    return f"{host}:{port}"
+
+
+@net.command()
+@json_option
+@click.pass_obj
+def sessions(options: Options, as_json: bool) -> None:
+    """List the sessions with the relay and with peers."""
+
+    async def work(ask: Ask) -> list[dict[str, Any]]:
+        return list(await ask("/local/net/Sessions", {}))  # type: ignore[call-overload]
+
+    rows = with_node(options, work)
+    if options.json or as_json:
+        show_json(rows)
+    else:
+        show_table(["nodeId", "address", "type", "seen", "time", "ping"], rows)
+
+
+@net.command()
+@click.argument("node_id")
+@json_option
+@click.pass_obj
+def find(options: Options, node_id: str, as_json: bool) -> None:
+    """Ask the relay where NODE_ID is."""
+    wanted = parse_node_id(node_id)
+
+    async def work(ask: Ask) -> dict[str, Any]:
+        return dict(await ask("/local/net/FindNode", {"nodeId": wanted}))  # type: ignore[call-overload]
+
+    found = with_node(options, work)
+    if options.json or as_json:
+        show_json(found)
+    else:
+        show_fields(found)
+
+
+@net.command()
+@click.argument("node_ids", nargs=-1)
+@json_option
+@click.pass_obj
+def ping(options: Options, node_ids: tuple[str, ...], as_json: bool) -> None:
+    """Measure the round trip to NODE_IDS (default: all peers) on both channels.
+
+    Exits with 3 when a node asked for answers on neither channel.
+    """
+    wanted = [parse_node_id(text) for text in node_ids]
+
+    async def work(ask: Ask) -> list[dict[str, Any]]:
+        return list(await ask("/local/net/GsbPing", {"nodes": wanted}))  # type: ignore[call-overload]
+
+    rows = with_node(options, work)
+    if options.json or as_json:
+        show_json(rows)
+    else:
+        show_table(["nodeId", "alias", "p2p", "ping (tcp)", "ping (udp)"], rows)
+    silent = [row["nodeId"] for row in rows if not (row["ping (tcp)"] or row["ping (udp)"])]
+    if wanted and silent:
+        raise Unreachable(f"no answer from {', '.join(map(str, silent))}")
