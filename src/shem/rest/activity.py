@@ -1,0 +1,132 @@
+"""Activity API, both sides (docs/protocol/activity-exeunit.md §2.1).
+
+Shem's additions, which a yagna does not know: an exec may carry the client's own batch id, and
+`GET /activity/{id}/exec` lists the batches of an activity.
+"""
+
+from typing import Final
+from urllib.parse import quote
+
+from shem.rest.errors import ApiError
+from shem.rest.models import (
+    ActivityState,
+    ActivityUsage,
+    Batch,
+    ExeScriptCommandResult,
+    ProviderEvent,
+)
+from shem.rest.transport import Transport
+
+BASE: Final = "/activity-api/v1"
+POLL_TIMEOUT_S: Final = 5.0
+CREATE_TIMEOUT_S: Final = 30.0
+DESTROY_TIMEOUT_S: Final = 10.0
+EXEC_TIMEOUT_S: Final = 10.0
+MAX_EVENTS: Final = 100
+
+
+class Activities:
+    """`/activity-api/v1`."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def create(self, agreement_id: str, *, timeout_s: float = CREATE_TIMEOUT_S) -> str:
+        """Create an activity and wait until its ExeUnit is up; returns its id."""
+        return await self._transport.post(
+            str,
+            f"{BASE}/activity",
+            query={"timeout": timeout_s},
+            body=agreement_id,
+            wait_s=timeout_s,
+        )
+
+    async def destroy(self, activity_id: str, *, timeout_s: float = DESTROY_TIMEOUT_S) -> None:
+        """End an activity; repeating it is harmless."""
+        path = _activity(activity_id)
+        query = {"timeout": timeout_s}
+        await self._transport.call("DELETE", path, query=query, wait_s=timeout_s)
+
+    async def exec(
+        self,
+        activity_id: str,
+        text: str,
+        *,
+        batch_id: str | None = None,
+        timeout_s: float = EXEC_TIMEOUT_S,
+    ) -> str:
+        """Send an ExeScript; returns the batch id: `batch_id`, or a yagna's own choice."""
+        body = {"text": text} if batch_id is None else {"text": text, "batchId": batch_id}
+        path = _activity(activity_id, "exec")
+        query = {"timeout": timeout_s}
+        return await self._transport.post(str, path, query=query, body=body, wait_s=timeout_s)
+
+    async def batches(self, activity_id: str) -> list[Batch]:
+        """List the activity's batches, oldest first; ApiError 404 or 405 at a yagna."""
+        return await self._transport.read(list[Batch], _activity(activity_id, "exec"))
+
+    async def results(
+        self,
+        activity_id: str,
+        batch_id: str,
+        *,
+        timeout_s: float = POLL_TIMEOUT_S,
+        command_index: int | None = None,
+    ) -> list[ExeScriptCommandResult]:
+        """All results so far, from index 0; waits up to `timeout_s` for the batch's end."""
+        path = _activity(activity_id, "exec", batch_id)
+        query = {"timeout": timeout_s, "commandIndex": command_index}
+        return await self._transport.read(
+            list[ExeScriptCommandResult], path, query=query, wait_s=timeout_s
+        )
+
+    async def state(self, activity_id: str, *, timeout_s: float = POLL_TIMEOUT_S) -> ActivityState:
+        path = _activity(activity_id, "state")
+        query = {"timeout": timeout_s}
+        return await self._transport.read(ActivityState, path, query=query, wait_s=timeout_s)
+
+    async def usage(self, activity_id: str, *, timeout_s: float = POLL_TIMEOUT_S) -> ActivityUsage:
+        path = _activity(activity_id, "usage")
+        query = {"timeout": timeout_s}
+        return await self._transport.read(ActivityUsage, path, query=query, wait_s=timeout_s)
+
+    async def set_state(self, activity_id: str, state: ActivityState) -> None:
+        """Report a state (provider)."""
+        await self._transport.call("PUT", _activity(activity_id, "state"), body=state)
+
+    async def agreement(self, activity_id: str) -> str:
+        """Return the id of the agreement under which the activity runs."""
+        return await self._transport.read(str, _activity(activity_id, "agreement"))
+
+    async def of_agreement(self, agreement_id: str) -> list[str]:
+        """Return the ids of the agreement's activities that this node knows."""
+        query = {"agreementId": agreement_id}
+        return await self._transport.read(list[str], f"{BASE}/activity", query=query)
+
+    async def events(
+        self,
+        *,
+        after: str,
+        app_session_id: str | None = None,
+        timeout_s: float = POLL_TIMEOUT_S,
+        max_events: int = MAX_EVENTS,
+    ) -> list[ProviderEvent]:
+        """Activities created and destroyed later than `after` (provider); `[]` when none came."""
+        query = {
+            "afterTimestamp": after,
+            "appSessionId": app_session_id,
+            "timeout": timeout_s,
+            "maxEvents": max_events,
+        }
+        try:
+            return await self._transport.read(
+                list[ProviderEvent], f"{BASE}/events", query=query, wait_s=timeout_s
+            )
+        except ApiError as error:
+            if error.status == 408:
+                return []
+            raise
+
+
+def _activity(activity_id: str, *rest: str) -> str:
+    return "/".join([f"{BASE}/activity", quote(activity_id), *(quote(part) for part in rest)])
