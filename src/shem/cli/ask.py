@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -14,7 +14,7 @@ CALL_TIMEOUT_S: Final = 12.0
 """Longer than the ten seconds the node itself gives a ping."""
 
 T = TypeVar("T")
-Ask = Callable[[str, object], Awaitable[object]]
+Ask = Callable[[str, object], Awaitable[Any]]
 """`(address, body) -> the Ok value`."""
 
 
@@ -27,7 +27,7 @@ def with_node(options: Options, work: Callable[[Ask], Awaitable[T]]) -> T:
 
         async with BusClient(parse_gsb_url(url), name="shem-cli", reconnect=False) as client:
 
-            async def ask(address: str, body: object) -> object:
+            async def ask(address: str, body: object) -> Any:
                 return await client.request(address, body, timeout_s=CALL_TIMEOUT_S)
 
             return await work(ask)

@@ -55,7 +55,7 @@ def list_keys(options: Options, as_json: bool) -> None:
         page = 1
         while True:
             body = {"identity": None, "page": page, "perPage": PAGE_SIZE}
-            keys, pages = await ask("/local/appkey/List", body)  # type: ignore[misc]
+            keys, pages = await ask("/local/appkey/List", body)
             rows += [_row(key) for key in keys if page == 1 or key["name"] != "autoconfigured"]
             if page >= pages:
                 return rows

@@ -29,7 +29,7 @@ def status(options: Options, as_json: bool) -> None:
     """Show this node's id, addresses and traffic."""
 
     async def work(ask: Ask) -> dict[str, Any]:
-        return dict(await ask("/local/net/Status", {}))  # type: ignore[call-overload]
+        return dict(await ask("/local/net/Status", {}))
 
     found = with_node(options, work)
     metrics = found["metrics"]
@@ -71,7 +71,7 @@ def sessions(options: Options, as_json: bool) -> None:
     """List the sessions with the relay and with peers."""
 
     async def work(ask: Ask) -> list[dict[str, Any]]:
-        return list(await ask("/local/net/Sessions", {}))  # type: ignore[call-overload]
+        return list(await ask("/local/net/Sessions", {}))
 
     rows = with_node(options, work)
     if options.json or as_json:
@@ -89,7 +89,7 @@ def find(options: Options, node_id: str, as_json: bool) -> None:
     wanted = parse_node_id(node_id)
 
     async def work(ask: Ask) -> dict[str, Any]:
-        return dict(await ask("/local/net/FindNode", {"nodeId": wanted}))  # type: ignore[call-overload]
+        return dict(await ask("/local/net/FindNode", {"nodeId": wanted}))
 
     found = with_node(options, work)
     if options.json or as_json:
@@ -110,7 +110,7 @@ def ping(options: Options, node_ids: tuple[str, ...], as_json: bool) -> None:
     wanted = [parse_node_id(text) for text in node_ids]
 
     async def work(ask: Ask) -> list[dict[str, Any]]:
-        return list(await ask("/local/net/GsbPing", {"nodes": wanted}))  # type: ignore[call-overload]
+        return list(await ask("/local/net/GsbPing", {"nodes": wanted}))
 
     rows = with_node(options, work)
     if options.json or as_json:
