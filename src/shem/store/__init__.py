@@ -1,1 +1,10 @@
-"""Placeholder."""
+"""The store: units of work on SQLite or PostgreSQL, outbox, inbox, data directory.
+
+Reading order: `unit` (what callers see), `sql` (the common subset), `topics`, `migrations`,
+`sqlite`, `postgres`, `open`, `outbox`, `inbox`, `datadir`.
+
+The common subset of SQL: `:name` parameters; `INSERT … ON CONFLICT …`, CTEs, partial indexes,
+`coalesce`, `count`, `max`/`min` as aggregates only; text ids, integers of 64 bits, times as integer
+nanoseconds, amounts as text. No `INSERT OR …`, no `LIKE` on what needs exact case, no JSON
+functions, no dates.
+"""
