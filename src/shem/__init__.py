@@ -1,1 +1,108 @@
-"""shem."""
+"""shem: a Golem Network node whose requestors can go offline; and its SDK.
+
+    import shem
+
+    async with shem.Golem(app="demo") as golem:
+        async with golem.rent(shem.WasmPackage(url=…, hash=…)) as activity:
+            print((await activity.run("mandel", "render")).stdout)
+
+Names are loaded when they are first used, so that importing the package costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from shem.sdk.activity import Activity, BatchInfo
+    from shem.sdk.agreement import Agreement
+    from shem.sdk.batch import Batch, CommandResult
+    from shem.sdk.errors import (
+        ActivityGone,
+        AgreementEnded,
+        BatchTimeout,
+        BatchUnknown,
+        CommandFailed,
+        Ended,
+        GolemError,
+        NodeRefused,
+        NoProvider,
+        NotReachable,
+        NotSupported,
+        PermissionDenied,
+    )
+    from shem.sdk.golem import Golem
+    from shem.sdk.payloads import Payload, WasmPackage
+    from shem.sdk.report import AttachReport, BatchReport
+    from shem.sdk.script import Deploy, Run, Start, Terminate
+    from shem.sdk.ticket import Ticket
+
+_ERRORS: Final = "shem.sdk.errors"
+_HOME: Final = {
+    "Activity": "shem.sdk.activity",
+    "ActivityGone": _ERRORS,
+    "Agreement": "shem.sdk.agreement",
+    "AgreementEnded": _ERRORS,
+    "AttachReport": "shem.sdk.report",
+    "Batch": "shem.sdk.batch",
+    "BatchInfo": "shem.sdk.activity",
+    "BatchReport": "shem.sdk.report",
+    "BatchTimeout": _ERRORS,
+    "BatchUnknown": _ERRORS,
+    "CommandFailed": _ERRORS,
+    "CommandResult": "shem.sdk.batch",
+    "Deploy": "shem.sdk.script",
+    "Ended": _ERRORS,
+    "Golem": "shem.sdk.golem",
+    "GolemError": _ERRORS,
+    "NoProvider": _ERRORS,
+    "NodeRefused": _ERRORS,
+    "NotReachable": _ERRORS,
+    "NotSupported": _ERRORS,
+    "Payload": "shem.sdk.payloads",
+    "PermissionDenied": _ERRORS,
+    "Run": "shem.sdk.script",
+    "Start": "shem.sdk.script",
+    "Terminate": "shem.sdk.script",
+    "Ticket": "shem.sdk.ticket",
+    "WasmPackage": "shem.sdk.payloads",
+}
+
+__all__ = [
+    "Activity",
+    "ActivityGone",
+    "Agreement",
+    "AgreementEnded",
+    "AttachReport",
+    "Batch",
+    "BatchInfo",
+    "BatchReport",
+    "BatchTimeout",
+    "BatchUnknown",
+    "CommandFailed",
+    "CommandResult",
+    "Deploy",
+    "Ended",
+    "Golem",
+    "GolemError",
+    "NoProvider",
+    "NodeRefused",
+    "NotReachable",
+    "NotSupported",
+    "Payload",
+    "PermissionDenied",
+    "Run",
+    "Start",
+    "Terminate",
+    "Ticket",
+    "WasmPackage",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'shem' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,232 @@
+"""`Golem`: one program's session with its node. Start here.
+
+    async with Golem(app="demo") as golem:
+        async with golem.rent(WasmPackage(url=…, hash=…)) as activity:
+            print((await activity.run("mandel", "render")).stdout)
+
+`rent` and `attach` give something to `async with`, or to `await`. What was rented ends with the
+block (or with the Golem's own) unless it was detached: the activity is destroyed and its agreement
+terminated. What was attached to runs on unless `on_exit="end"`. A program that is killed ends
+nothing: attach again.
+"""
+
+import os
+from collections.abc import Generator
+from datetime import timedelta
+from types import TracebackType
+from typing import Final, Literal, Self
+
+from shem.kernel.config import DEFAULT_API_URL, setting
+from shem.kernel.errors import UsageError
+from shem.kernel.world import World
+from shem.rest.client import RestClient
+from shem.rest.errors import ApiError
+from shem.sdk import report
+from shem.sdk.activity import Activity
+from shem.sdk.agreement import expires as expires_of
+from shem.sdk.demand import platform_of
+from shem.sdk.errors import GolemError
+from shem.sdk.patience import PATIENCE_S, Patience
+from shem.sdk.payloads import Payload
+from shem.sdk.rental import Rental
+from shem.sdk.session import Session
+from shem.sdk.ticket import Ticket
+
+OnExit = Literal["end", "detach"]
+
+RENT_TIMEOUT_S: Final = 120.0
+EXPIRES: Final = timedelta(hours=1)
+NETWORKS: Final = ("hoodi", "holesky")
+"""Payment networks a demand names when YAGNA_PAYMENT_NETWORK does not say otherwise."""
+END_PATIENCE_S: Final = 20.0
+
+
+class Opening:
+    """An activity on its way: `await` it, or use it as `async with`."""
+
+    def __init__(self, golem: "Golem", work: "Rental | Attachment", on_exit: OnExit) -> None:
+        self._golem = golem
+        self._work = work
+        self._on_exit = on_exit
+        self._activity: Activity | None = None
+
+    async def _open(self) -> Activity:
+        activity = await self._work.run(self._golem.session)
+        self._golem.keep(activity, self._on_exit)
+        return activity
+
+    def __await__(self) -> Generator[object, None, Activity]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> Activity:
+        self._activity = await self._open()
+        return self._activity
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._activity is not None:
+            await self._golem.leave(self._activity, error)
+
+
+class Attachment:
+    """The way back to an activity."""
+
+    def __init__(self, activity_id: str, ticket: Ticket | None) -> None:
+        self._activity_id = activity_id
+        self._ticket = ticket
+
+    async def run(self, session: Session) -> Activity:
+        return await report.attach(session, self._activity_id, self._ticket)
+
+
+class Golem:
+    """A session with a node.
+
+    `app` names the application: the same name in another process finds the same events.
+    `patience` is how long the node or a provider may be away before a call fails.
+    """
+
+    def __init__(
+        self,
+        app: str = "shem",
+        *,
+        api_url: str | None = None,
+        app_key: str | None = None,
+        subnet: str | None = None,
+        network: str | None = None,
+        patience: timedelta | float = PATIENCE_S,
+        world: World | None = None,
+    ) -> None:
+        self._app = app
+        self._api_url = api_url or setting("API_URL", "YAGNA_API_URL") or DEFAULT_API_URL
+        self._app_key = app_key or setting("APPKEY", "YAGNA_APPKEY")
+        self._subnet = subnet or setting("SUBNET", "YAGNA_SUBNET") or "public"
+        chosen = network or os.environ.get("YAGNA_PAYMENT_NETWORK")
+        self._platforms = tuple(map(platform_of, [chosen] if chosen else NETWORKS))
+        self._patience_s = patience.total_seconds() if isinstance(patience, timedelta) else patience
+        self._world = world or World()
+        self._session: Session | None = None
+        self._kept: dict[str, tuple[Activity, OnExit]] = {}
+
+    async def __aenter__(self) -> Self:
+        if self._app_key is None:
+            raise UsageError(
+                "no application key: set YAGNA_APPKEY to one of the keys of `shem app-key list`"
+            )
+        rest = await RestClient(self._api_url, self._app_key).__aenter__()
+        patience = Patience(self._world, self._patience_s)
+        try:
+            me = await patience.ask(rest.identity.me)
+        except BaseException:
+            await rest.__aexit__(None, None, None)
+            raise
+        self._session = Session(rest, patience, self._world, self._app, self._subnet, me.identity)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            for activity, _ in tuple(self._kept.values()):
+                await self.leave(activity, error)
+        finally:
+            session, self._session = self.session, None
+            await session.rest.__aexit__(None, None, None)
+
+    @property
+    def session(self) -> Session:
+        if self._session is None:
+            raise UsageError("this Golem is not open: use `async with Golem(…) as golem`")
+        return self._session
+
+    @property
+    def identity(self) -> str:
+        """The node id this program acts for."""
+        return self.session.identity
+
+    def rent(
+        self,
+        payload: Payload,
+        *,
+        expires: timedelta = EXPIRES,
+        timeout: timedelta | float = RENT_TIMEOUT_S,
+        provider: str | None = None,
+        on_exit: OnExit = "end",
+    ) -> Opening:
+        """Negotiate an agreement, create an activity, deploy and start the payload.
+
+        `expires` is when the agreement ends by itself; `timeout` how long to look for a provider;
+        `provider` takes this node id alone.
+        """
+        timeout_s = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+        rental = Rental(payload, expires.total_seconds(), timeout_s, provider, self._platforms)
+        return Opening(self, rental, on_exit)
+
+    def attach(self, target: str | Ticket, *, on_exit: OnExit = "detach") -> Opening:
+        """Come back to an activity by its id or by a ticket.
+
+        It is verified first; `activity.report` then says whether it lives, how it ended, and what
+        its batches did meanwhile. To attach to an activity that has ended is no error.
+        """
+        ticket = target if isinstance(target, Ticket) else None
+        activity_id = target.activity_id if isinstance(target, Ticket) else target
+        return Opening(self, Attachment(activity_id, ticket), on_exit)
+
+    async def tickets(self) -> list[Ticket]:
+        """Return a ticket for every live activity that this identity has rented.
+
+        They come from the node, so nothing is lost with a program that kept no notes.
+        """
+        session = self.session
+        agreements = session.rest.market.agreements
+        entries = await session.patience.ask(lambda: agreements.find(state="Approved"))
+        tickets: list[Ticket] = []
+        for entry in entries:
+            if entry.role == "Requestor":
+                tickets += await _tickets_of(session, entry.id)
+        return tickets
+
+    def keep(self, activity: Activity, on_exit: OnExit) -> None:
+        """Remember what to do with an activity at the end of the block."""
+        self._kept[activity.id] = (activity, on_exit)
+
+    async def leave(self, activity: Activity, error: BaseException | None) -> None:
+        """End the activity, or let it run on, as was agreed."""
+        _, on_exit = self._kept.pop(activity.id, (activity, "detach"))
+        if on_exit == "detach" or activity.detached:
+            return
+        try:
+            await activity.end("Finished" if error is None else "The program ended with an error")
+        except GolemError:
+            if error is None:
+                raise
+
+
+async def _tickets_of(session: Session, agreement_id: str) -> list[Ticket]:
+    info = await session.patience.ask(lambda: session.rest.market.agreements.get(agreement_id))
+    of_agreement = session.rest.activity.of_agreement
+    found: list[Ticket] = []
+    for activity_id in await session.patience.ask(lambda: of_agreement(agreement_id)):
+        try:
+            state = await session.rest.activity.state(activity_id)
+        except ApiError:
+            state = None
+        if state is None or state.alive:
+            found.append(
+                Ticket(
+                    activity_id=activity_id,
+                    agreement_id=agreement_id,
+                    provider_id=info.offer.provider_id,
+                    requestor_id=info.demand.requestor_id,
+                    app=session.app,
+                    expires=expires_of(info),
+                )
+            )
+    return found
