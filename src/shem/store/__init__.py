@@ -1,6 +1,6 @@
 """The store: units of work on SQLite or PostgreSQL, outbox, inbox, data directory.
 
-Reading order: `unit` (what callers see), `sql` (the common subset), `topics`, `migrations`,
+Reading order: `unit` (what callers see), `sql` (the common subset), `topics`, `schema`,
 `sqlite`, `postgres`, `open`, `outbox`, `inbox`, `datadir`.
 
 The common subset of SQL: `:name` parameters; `INSERT … ON CONFLICT …`, CTEs, partial indexes,

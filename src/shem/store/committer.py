@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from shem.kernel.errors import StorageFault
-from shem.store.unit import Statement
+from shem.store.unit import Statement, StoreClosed
 
 Batch = Sequence[Statement]
 Write = Callable[[Sequence[Batch]], list[Exception | None]]
@@ -45,7 +45,7 @@ class InlineCommitter:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         if self._write is None:
-            raise StorageFault("the store is closed")
+            raise StoreClosed
         if self._latency_s is None:
             _settle(((future, self._write((batch,))[0]),))
             return future
@@ -83,7 +83,7 @@ class ThreadCommitter:
 
     def submit(self, batch: Batch) -> asyncio.Future[None]:
         if self._thread is None or self._loop is None:
-            raise StorageFault("the store is closed")
+            raise StoreClosed
         if self._queue.qsize() >= WAITING_MAX:
             raise StorageFault(f"more than {WAITING_MAX} units of work wait for the disk")
         future: asyncio.Future[None] = self._loop.create_future()

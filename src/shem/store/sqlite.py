@@ -21,7 +21,7 @@ from shem.store.committer import Batch, Committer, ThreadCommitter
 from shem.store.locks import KeyLocks
 from shem.store.sql import Value, clean, ddl_for_sqlite, require_query
 from shem.store.topics import Topics
-from shem.store.unit import ROWS_MAX, Row, Statement, Unit, to_the_end
+from shem.store.unit import ROWS_MAX, Row, Statement, StoreClosed, Unit, to_the_end
 
 OLDEST_SAFE_SQLITE: Final = (3, 51, 3)
 APPLICATION_ID: Final = 0x5348454D
@@ -108,7 +108,7 @@ class SqliteStore:
         require_query(sql)
         values = clean(sql, params)
         if self._reader is None:
-            raise StorageFault("the store is closed")
+            raise StoreClosed
         try:
             return _rows(self._reader, sql, values)
         except apsw.Error as error:

@@ -35,6 +35,8 @@ class Topics:
                     await self._next(topic)
         except TimeoutError:
             return False
+        if self._closed:
+            await asyncio.sleep(0)
         return self.version(topic) != since
 
     def bump(self, topic: str) -> None:

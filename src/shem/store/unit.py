@@ -22,7 +22,7 @@ from typing import Any, Final, Protocol, TypeVar
 import msgspec
 import structlog
 
-from shem.kernel.errors import UsageError
+from shem.kernel.errors import StorageFault, UsageError
 from shem.kernel.ids import NodeId
 from shem.store.sql import Value, clean
 from shem.store.topics import TOPIC_LENGTH_MAX, Topics
@@ -42,6 +42,15 @@ _POST: Final = """
 """
 
 T = TypeVar("T")
+
+
+class StoreClosed(StorageFault):
+    """The store was closed by its owner."""
+
+    code = "storage-closed"
+
+    def __init__(self) -> None:
+        super().__init__("the store is closed")
 
 
 class Fetch(Protocol):
