@@ -6,13 +6,17 @@ its own in a good reply (`RemoteError`, any value). Services see `Call`s; how we
 proven stands in `Call.caller`, and what it merely wrote about itself in `Call.caller_text`.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Final
 
 from shem.kernel.caller import Assurance, Caller
 from shem.kernel.errors import ShemError
 from shem.kernel.ids import ZERO_NODE
+
+CALL_TIMEOUT_S: Final = 120.0
+"""For calls of which the caller did not say how long it waits: twice the longest REST poll."""
 
 
 class GsbCode(IntEnum):
@@ -60,8 +64,20 @@ class Call:
     data: bytes
     no_reply: bool = False
     caller_text: str = ""
+    timeout_s: float = CALL_TIMEOUT_S
+    """How long the caller waits for the answer, or for each item of a stream."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One answer; a stream's items are not final, and its end need not be an item."""
+
+    data: bytes
+    final: bool
+
+
+Endpoint = Callable[[Call], AsyncGenerator[Reply, None]]
+"""What the router delivers to: whoever answers, with one reply or a stream of them."""
 Handler = Callable[[Call], Awaitable[bytes]]
 """Answers one call with one payload; a GsbError becomes the transport error of the reply."""
 StreamHandler = Callable[[Call], AsyncIterator[bytes]]
