@@ -5,7 +5,6 @@ Shem's additions, which a yagna does not know: an exec may carry the client's ow
 """
 
 from typing import Final
-from urllib.parse import quote
 
 from shem.rest.errors import ApiError
 from shem.rest.models import (
@@ -15,7 +14,7 @@ from shem.rest.models import (
     ExeScriptCommandResult,
     ProviderEvent,
 )
-from shem.rest.transport import Transport
+from shem.rest.transport import Transport, segment
 
 BASE: Final = "/activity-api/v1"
 POLL_TIMEOUT_S: Final = 5.0
@@ -129,4 +128,4 @@ class Activities:
 
 
 def _activity(activity_id: str, *rest: str) -> str:
-    return "/".join([f"{BASE}/activity", quote(activity_id), *(quote(part) for part in rest)])
+    return "/".join([f"{BASE}/activity", segment(activity_id), *(segment(part) for part in rest)])

@@ -1,7 +1,6 @@
 """Market API, both sides (docs/protocol/market.md §3.2)."""
 
 from typing import Final
-from urllib.parse import quote
 
 import msgspec
 
@@ -16,7 +15,7 @@ from shem.rest.models import (
     Proposal,
     Reason,
 )
-from shem.rest.transport import Query, Transport, decode
+from shem.rest.transport import Query, Transport, decode, segment
 
 BASE: Final = "/market-api/v1"
 POLL_TIMEOUT_S: Final = 5.0
@@ -44,7 +43,7 @@ class Subscriptions:
         return await self._transport.post(str, self._path, body=body)
 
     async def withdraw(self, subscription_id: str) -> None:
-        await self._transport.call("DELETE", f"{self._path}/{quote(subscription_id)}")
+        await self._transport.call("DELETE", f"{self._path}/{segment(subscription_id)}")
 
     async def events(
         self,
@@ -54,7 +53,7 @@ class Subscriptions:
         max_events: int = MAX_EVENTS,
     ) -> list[NegotiationEvent]:
         """Wait up to `timeout_s` for events; each is given out once. Unknown kinds are skipped."""
-        path = f"{self._path}/{quote(subscription_id)}/events"
+        path = f"{self._path}/{segment(subscription_id)}/events"
         query = {"timeout": timeout_s, "maxEvents": max_events}
         raws = await self._transport.read(list[msgspec.Raw], path, query=query, wait_s=timeout_s)
         return [
@@ -81,7 +80,7 @@ class Subscriptions:
         await self._transport.call("POST", path, body=reason)
 
     def _proposal(self, subscription_id: str, proposal_id: str) -> str:
-        return f"{self._path}/{quote(subscription_id)}/proposals/{quote(proposal_id)}"
+        return f"{self._path}/{segment(subscription_id)}/proposals/{segment(proposal_id)}"
 
 
 class Offers(Subscriptions):
@@ -140,11 +139,11 @@ class Agreements:
 
     async def termination(self, agreement_id: str) -> AgreementOperationEvent:
         """Who terminated, when and why; ApiError 400 when it is not terminated."""
-        path = f"{BASE}/agreements/{quote(agreement_id)}/terminate/reason"
+        path = f"{BASE}/agreements/{segment(agreement_id)}/terminate/reason"
         return await self._transport.read(AgreementOperationEvent, path)
 
     async def get(self, agreement_id: str) -> Agreement:
-        return await self._transport.read(Agreement, f"{BASE}/agreements/{quote(agreement_id)}")
+        return await self._transport.read(Agreement, f"{BASE}/agreements/{segment(agreement_id)}")
 
     async def find(
         self,
@@ -192,7 +191,7 @@ class Agreements:
         body: object = msgspec.UNSET,
         wait_s: float | None = None,
     ) -> None:
-        path = f"{BASE}/agreements/{quote(agreement_id)}/{verb}"
+        path = f"{BASE}/agreements/{segment(agreement_id)}/{verb}"
         await self._transport.call("POST", path, query=query, body=body, wait_s=wait_s)
 
 

@@ -6,6 +6,7 @@ connection unusable (docs/protocol/market.md §3.2).
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import quote
 
 import msgspec
 
@@ -98,6 +99,11 @@ class Transport:
     async def post(self, kind: type[T], path: str, **options: Any) -> T:
         """POST and decode."""
         return decode(kind, "POST " + path, await self.call("POST", path, **options))
+
+
+def segment(text: str) -> str:
+    """Quote an id so that it stays one segment of a path."""
+    return quote(text, safe="")
 
 
 def decode(kind: type[T], call: str, body: bytes) -> T:
