@@ -1,0 +1,317 @@
+"""The engine: batches go in, durable results come out.
+
+Holds the core, the journal and the runtime together. The one rule: decide, make durable, apply,
+tell; `_writing` keeps that order for all, and a caller that gives up does not break it. Knows no
+bus; `service` speaks for it.
+"""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Final, TypeVar
+
+import structlog
+
+from shem.exeunit.capture import CAPTURE_SIZE_MAX, Capture
+from shem.exeunit.core import Begin, Core, State
+from shem.exeunit.events import Event, EventLog, Pulse, retell
+from shem.exeunit.journal import Journal, Record
+from shem.exeunit.results import Outcome, failure, select
+from shem.exeunit.runtimes.base import Runtime, RuntimeFault, Stopped
+from shem.exeunit.script import CaptureMode, Command, Kind, Script
+from shem.kernel.errors import Conflict, ShemError, StorageFault, TimedOut
+from shem.kernel.failpoints import passing
+from shem.kernel.tasks import TaskScope
+from shem.kernel.world import World
+
+RESULTS_WAIT_MAX_S: Final = 3_600.0
+JOURNAL_RETRY_S: Final = 1.0
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+class Engine:
+    """Runs the batches of one activity."""
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        runtime: Runtime,
+        fetch_image: Callable[[], Awaitable[Path | None]],
+        world: World,
+        scope: TaskScope,
+    ) -> None:
+        self.core = Core()
+        self.changed = Pulse()
+        """Beats whenever a state, a turn or a result changed."""
+        self._journal = journal
+        self._runtime = runtime
+        self._fetch_image = fetch_image
+        self._world = world
+        self._scope = scope
+        self._writing = asyncio.Lock()
+        self._logs: dict[str, EventLog] = {}
+        self._preparing: asyncio.Timeout | None = None
+        """The scope of a deploy or start that is under way, to cut it short."""
+        self._ending = False
+
+    async def open(self) -> None:
+        """Take up the journal: end what was interrupted, and load again what was started."""
+        records = await asyncio.to_thread(self._journal.open)
+        self.core.replay(records)
+        for record in self.core.recover(self._world.clock.wall_ns()):
+            log.warning("batch.interrupted", batch=record["batch"], index=record["index"])
+            await self._write(record)
+        if self.core.state is State.READY:
+            try:
+                await self._runtime.start()
+            except (RuntimeFault, OSError) as error:
+                log.warning("runtime.resume_failed", reason=str(error))
+                await self._write({"kind": "state", "state": str(State.INITIALIZED)})
+
+    async def exec(self, batch_id: str, script: Script) -> None:
+        """Accept a batch durably and begin it; a repeat of an accepted one changes nothing."""
+        await self._to_the_end(self._accept(batch_id, script))
+
+    async def _accept(self, batch_id: str, script: Script) -> None:
+        async with self._writing:
+            if self._ending:
+                raise Conflict("the activity is being terminated")
+            record = self.core.accept(batch_id, script, self._world.clock.wall_ns())
+            if record is None:
+                return
+            await self._write(record)
+        passing("exeunit.batch_accepted")
+        self._logs[batch_id] = EventLog(batch_id)
+        self._scope.spawn(self._run_batch(batch_id), f"batch {batch_id}")
+
+    async def resolve(self, batch_id: str) -> bool:
+        """Say whether a batch was accepted; once this says no, it never will be."""
+        return await self._to_the_end(self._resolve(batch_id))
+
+    async def _resolve(self, batch_id: str) -> bool:
+        async with self._writing:
+            accepted, record = self.core.resolve(batch_id, self._world.clock.wall_ns())
+            if record is not None:
+                await self._write(record)
+            return accepted
+
+    async def results(
+        self, batch_id: str, *, timeout_s: float, command_index: int | None
+    ) -> list[dict[str, object]]:
+        """Return results, waiting for the end of the batch or of the command asked for."""
+        batch = self.core.batch(batch_id)
+        last = batch.last_index
+        wanted = last if command_index is None else min(command_index, last)
+        try:
+            async with asyncio.timeout(min(max(timeout_s, 0.0), RESULTS_WAIT_MAX_S)):
+                while not batch.ended and len(batch.results) <= wanted:
+                    await self.changed.wait()
+        except TimeoutError:
+            if command_index is not None:
+                raise TimedOut("Timeout") from None
+        return select(batch.results, last, None if command_index is None else wanted)
+
+    async def events(self, batch_id: str) -> AsyncIterator[Event]:
+        """Yield a batch's events from its beginning to its end."""
+        batch = self.core.batch(batch_id)
+        live = self._logs.get(batch_id)
+        if live is None:
+            for event in retell(batch_id, batch.script, batch.results):
+                yield event
+            return
+        async for event in live.follow():
+            yield event
+
+    @property
+    def states(self) -> tuple[State, State | None]:
+        """The state and the one that it is about to become, as they are reported."""
+        if self._ending and self.core.state is not State.TERMINATED:
+            return self.core.state, State.TERMINATED
+        return self.core.state, self.core.pending
+
+    def running(self) -> Command | None:
+        """Return the command that has the turn."""
+        if self.core.turn is None:
+            return None
+        batch_id, index = self.core.turn
+        return self.core.batches[batch_id].script.commands[index]
+
+    async def checkpoint_usage(self, values: dict[str, float]) -> None:
+        """Keep the usage so far, for the process that may come after this one."""
+        record: Record = {"kind": "usage", "values": values}
+        async with self._writing:
+            if not self._ending:
+                await self._write(record)
+
+    async def shut_down(self) -> None:
+        """Accept nothing more, stop what runs, and close the journal."""
+        async with self._writing:
+            self._ending = True
+        self.changed.beat()
+        try:
+            await self._stop_running()
+        except RuntimeFault as fault:
+            log.warning("runtime.does_not_stop", reason=fault.message)
+        async with self._writing:
+            try:
+                await self._write({"kind": "state", "state": str(State.TERMINATED)})
+            except StorageFault as fault:
+                log.warning("journal.write_failed", reason=fault.message)
+            await asyncio.to_thread(self._journal.close)
+
+    # ---- batches --------------------------------------------------------------------------------
+
+    async def _run_batch(self, batch_id: str) -> None:
+        live = self._logs[batch_id]
+        script = self.core.batch(batch_id).script
+        while (step := self.core.next(batch_id)) is not None:
+            live.started(step.index, script.source[step.index], self._world.clock.wall_ns())
+            if isinstance(step, Begin):
+                self.core.begin(batch_id, step)
+                self.changed.beat()
+                outcome = await self._perform(live, step)
+            else:
+                outcome = step.outcome
+            await self._finish(batch_id, step.index, outcome)
+            live.finished(self.core.batch(batch_id).results[-1])
+        del self._logs[batch_id]
+        live.end()
+
+    async def _finish(self, batch_id: str, index: int, outcome: Outcome) -> None:
+        """Make a result durable; while the disk refuses, nobody is told and nothing goes on."""
+        passing("exeunit.command_done")
+        while True:
+            try:
+                async with self._writing:
+                    now_ns = self._world.clock.wall_ns()
+                    await self._write(self.core.finish(batch_id, index, outcome, now_ns))
+            except StorageFault as fault:
+                log.warning("journal.write_failed", batch=batch_id, reason=fault.message)
+                await self._world.clock.sleep(JOURNAL_RETRY_S)
+            else:
+                log.info("command.finished", batch=batch_id, index=index, ok=outcome.ok)
+                passing("exeunit.result_durable")
+                return
+
+    async def _to_the_end(self, work: Coroutine[object, object, T]) -> T:
+        """Do `work` whole even when the caller stops waiting: disk and memory stay alike."""
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        async def body() -> None:
+            try:
+                result = await work
+            except ShemError as error:
+                if not done.cancelled():
+                    done.set_exception(error)
+            else:
+                if not done.cancelled():
+                    done.set_result(result)
+
+        self._scope.spawn(body(), "journal write")
+        return await done
+
+    async def _write(self, record: Record) -> None:
+        await asyncio.to_thread(self._journal.append, record)
+        self.core.apply(record)
+        self.changed.beat()
+
+    # ---- commands -------------------------------------------------------------------------------
+
+    async def _perform(self, live: EventLog, begin: Begin) -> Outcome:
+        command = begin.command
+        try:
+            match command.kind:
+                case Kind.DEPLOY | Kind.START:
+                    return await self._prepare(command.kind)
+                case Kind.RUN:
+                    return await self._run(live, begin.index, command)
+                case Kind.TERMINATE:
+                    await self._stop_running()
+                    return Outcome(ok=True)
+                case Kind.TRANSFER | Kind.SIGN:
+                    return failure(f"{command.kind} is not supported yet by this ExeUnit")
+        except RuntimeFault as fault:
+            return failure(fault.message)
+        except OSError as error:
+            return failure(f"Local service error: {error}")
+
+    async def _prepare(self, kind: Kind) -> Outcome:
+        try:
+            async with asyncio.timeout(None) as self._preparing:
+                if kind is Kind.DEPLOY:
+                    await self._runtime.deploy(await self._fetch_image())
+                else:
+                    await self._runtime.start()
+        except TimeoutError:
+            raise Stopped("the command was stopped") from None
+        finally:
+            self._preparing = None
+        return Outcome(ok=True)
+
+    async def _run(self, live: EventLog, index: int, command: Command) -> Outcome:
+        feeds = {
+            name: _Feed(self._world, live, index, name, mode)
+            for name, mode in (("stdout", command.stdout), ("stderr", command.stderr))
+        }
+        stdout, stderr = feeds["stdout"], feeds["stderr"]
+        problem, code = None, -1
+        try:
+            code = await self._runtime.run(command, stdout, stderr)
+            if code != 0:
+                problem = f"ExeScript command exited with code {code}"
+        except RuntimeFault as fault:
+            problem = fault.message
+        for name, feed in feeds.items():
+            feed.drain()
+            if feed.capture.cut:
+                cut = f"{name} was cut at {CAPTURE_SIZE_MAX} bytes"
+                problem = f"{problem}; {cut}" if problem else cut
+        return Outcome(code == 0, problem, code, stdout.capture.output(), stderr.capture.output())
+
+    async def _stop_running(self) -> None:
+        """End the command that has the turn, and wait until its result is durable."""
+        if self.core.turn is None:
+            return
+        if self._preparing is not None:
+            self._preparing.reschedule(asyncio.get_running_loop().time())
+        else:
+            await self._runtime.stop()
+        while self.core.turn is not None:
+            await self.changed.wait()
+
+
+class _Feed:
+    """Takes a program's output on its thread; shows it on the loop, joined to few events."""
+
+    def __init__(
+        self, world: World, live: EventLog, index: int, name: str, mode: CaptureMode | None
+    ) -> None:
+        self.capture = Capture(mode)
+        self._world = world
+        self._live = live
+        self._index = index
+        self._name = name
+        self._binary = mode is not None and mode.binary
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._pending = bytearray()
+
+    def __call__(self, data: bytes) -> None:
+        with self._lock:
+            first = not self._pending
+            self._pending += self.capture.add(data)
+            wake = first and bool(self._pending)
+        if wake:
+            self._loop.call_soon_threadsafe(self.drain)
+
+    def drain(self) -> None:
+        with self._lock:
+            data, self._pending = bytes(self._pending), bytearray()
+        if data:
+            now_ns = self._world.clock.wall_ns()
+            self._live.output(self._index, self._name, data, now_ns, binary=self._binary)

@@ -1,0 +1,154 @@
+"""The journal: what the ExeUnit has promised and seen, on disk before anyone is told.
+
+One record a line, `<crc32 as 8 hex> <length> <JSON>\\n`, appended with one write and one fsync.
+Rules:
+* one process at a time: the file is locked for as long as it is open;
+* a torn last line (the process died while writing it, so nobody was told) is cut off at opening;
+* a bad line *before* a good one is damage and not a crash: StorageFault, nothing is guessed;
+* a failed write is taken back; when even that fails the journal refuses everything afterwards.
+"""
+
+import fcntl
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Final
+
+from shem.kernel.errors import Conflict, StorageFault
+
+RECORD_SIZE_MAX: Final = 64 << 20
+JOURNAL_SIZE_MAX: Final = 1 << 30
+_HEAD_SIZE: Final = 8 + 1 + 10 + 1
+"""crc, space, length (ten digits), space."""
+
+Record = dict[str, object]
+
+
+def encode_record(record: Record) -> bytes:
+    """Return the line of one record."""
+    body = json.dumps(record, separators=(",", ":"), allow_nan=False).encode()
+    if len(body) > RECORD_SIZE_MAX:
+        raise StorageFault(f"a journal record has at most {RECORD_SIZE_MAX} bytes")
+    return b"%08x %010d %s\n" % (zlib.crc32(body), len(body), body)
+
+
+def decode_records(data: bytes) -> tuple[list[Record], int]:
+    """Return the records of a journal and the size of its good part; StorageFault when damaged."""
+    records: list[Record] = []
+    offset = 0
+    while offset < len(data):
+        record, end = _decode_at(data, offset)
+        if record is None:
+            _require_torn(data, offset)
+            break
+        records.append(record)
+        offset = end
+    return records, offset
+
+
+def _decode_at(data: bytes, offset: int) -> tuple[Record | None, int]:
+    head = data[offset : offset + _HEAD_SIZE]
+    if len(head) < _HEAD_SIZE or head[8:9] != b" " or head[19:20] != b" ":
+        return None, offset
+    crc, size = head[:8], head[9:19]
+    if not size.isdigit():
+        return None, offset
+    start = offset + _HEAD_SIZE
+    end = start + int(size)
+    body = data[start:end]
+    if data[end : end + 1] != b"\n" or b"%08x" % zlib.crc32(body) != crc:
+        return None, offset
+    record = json.loads(body)
+    return (record, end + 1) if isinstance(record, dict) else (None, offset)
+
+
+def _require_torn(data: bytes, offset: int) -> None:
+    """Refuse a bad line that has a good one after it."""
+    line_end = data.find(b"\n", offset)
+    while line_end != -1:
+        if _decode_at(data, line_end + 1)[0] is not None:
+            raise StorageFault(f"the journal is damaged at byte {offset}: restore or remove it")
+        line_end = data.find(b"\n", line_end + 1)
+
+
+class Journal:
+    """An open journal; `append` blocks, so call it from a worker thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._size = 0
+        self._broken = False
+        self._file = -1
+
+    def open(self) -> list[Record]:
+        """Lock the file, cut a torn tail, and return what was recorded before."""
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise Conflict(f"{self._path}: another ExeUnit has this journal open") from None
+        try:
+            return self._load()
+        except OSError as error:
+            self.close()
+            raise StorageFault(f"{self._path}: {error}") from error
+        except StorageFault:
+            self.close()
+            raise
+
+    def append(self, record: Record) -> None:
+        """Make one record durable; when this raises, it is not and will not be."""
+        if self._broken or self._file < 0:
+            raise StorageFault(f"{self._path}: an earlier write failed or the journal is closed")
+        line = encode_record(record)
+        if self._size + len(line) > JOURNAL_SIZE_MAX:
+            raise StorageFault(f"the journal has reached {JOURNAL_SIZE_MAX} bytes")
+        try:
+            _write_all(self._file, line, self._size)
+            os.fsync(self._file)
+        except OSError as error:
+            self._take_back()
+            raise StorageFault(f"{self._path}: {error}") from error
+        self._size += len(line)
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _load(self) -> list[Record]:
+        size = os.fstat(self._file).st_size
+        if size > JOURNAL_SIZE_MAX:
+            raise StorageFault(f"{self._path}: more than {JOURNAL_SIZE_MAX} bytes")
+        data = os.pread(self._file, size, 0)
+        records, self._size = decode_records(data)
+        if self._size < size:
+            os.ftruncate(self._file, self._size)
+            os.fsync(self._file)
+        _sync_directory(self._path.parent)
+        return records
+
+    def _take_back(self) -> None:
+        try:
+            os.ftruncate(self._file, self._size)
+            os.fsync(self._file)
+        except OSError:
+            self._broken = True
+
+
+def _write_all(file: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(file, view, offset)
+        view = view[written:]
+        offset += written
+
+
+def _sync_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
