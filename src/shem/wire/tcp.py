@@ -7,6 +7,7 @@ Spec: docs/protocol/net.md §8.1 (addresses), §8.2 (layout), §12 (the checksum
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from shem.kernel.ids import NodeId, node_id_to_bytes
@@ -29,6 +30,7 @@ SYN_OPTIONS: Final = (
 
 WINDOW_SHIFT_MAX: Final = 14
 _DEFAULT_MSS: Final = 536
+_ADDRESSES_CACHED: Final = 8192
 
 _HEADER: Final = struct.Struct(">IHBB16s16sHHIIBBHHH")
 _HEADER_SIZE: Final = _HEADER.size
@@ -71,6 +73,7 @@ class SynOptions:
     window_shift: int | None = None
 
 
+@lru_cache(maxsize=_ADDRESSES_CACHED)
 def ipv6_of_node(node_id: NodeId) -> bytes:
     """Return the virtual address of a node's default identity (spec §8.1)."""
     raw = node_id_to_bytes(node_id)

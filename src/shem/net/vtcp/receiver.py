@@ -1,0 +1,69 @@
+"""The receiving half of a connection: order, the peer's FIN, and when to acknowledge.
+
+Pure. Every second segment is acknowledged at once and a single one after 40 ms; what arrives early
+or again is acknowledged at once, one acknowledgement each, since the sender counts them.
+Spec: docs/protocol/net.md §8.2, §8.4.
+"""
+
+from typing import Final
+
+from shem.net.vtcp.queues import Reassembly
+
+ACK_DELAY_S: Final = 0.04
+_SEGMENTS_PER_ACK: Final = 2
+
+
+class Receiver:
+    """Bytes from the peer."""
+
+    def __init__(self, start: int) -> None:
+        self._bytes = Reassembly(start)
+        self._fin_at: int | None = None
+        self.finished = False
+        """The peer's FIN came, and all before it."""
+        self.received_bytes = 0
+        self._unacknowledged = 0
+        self._immediate = 0
+        self.ack_at: float | None = None
+        """When the delayed acknowledgement is due."""
+
+    @property
+    def next(self) -> int:
+        """Offset to acknowledge."""
+        return self._bytes.next + self.finished
+
+    def accept(self, offset: int, payload: bytes, *, fin: bool, now: float) -> list[bytes]:
+        """Take a segment that occupies stream space; return the pieces now in order."""
+        if self.finished:
+            self._immediate += 1
+            return []
+        before = self._bytes.next
+        pieces = self._bytes.accept(offset, payload) if payload else []
+        if fin:
+            self._fin_at = offset + len(payload)
+        self.finished = self._fin_at == self._bytes.next
+        if self._bytes.next == before or self._bytes.has_hole or self.finished:
+            self._immediate += 1
+        else:
+            self._immediate = 0
+            self._unacknowledged += 1
+            if self.ack_at is None:
+                self.ack_at = now + ACK_DELAY_S
+        self.received_bytes += self._bytes.next - before
+        return pieces
+
+    def demand_ack(self) -> None:
+        """Acknowledge at the next flush: the peer asked for a sign of life, or is confused."""
+        self._immediate += 1
+
+    def acks_due(self, now: float) -> int:
+        """Return how many pure acknowledgements to send now."""
+        if self._immediate:
+            return self._immediate
+        late = self.ack_at is not None and now >= self.ack_at
+        return int(late or self._unacknowledged >= _SEGMENTS_PER_ACK)
+
+    def acknowledged(self) -> None:
+        """Note that an acknowledgement of everything so far is on its way."""
+        self._unacknowledged = self._immediate = 0
+        self.ack_at = None
