@@ -137,6 +137,8 @@ def _write(parts: list[str], value: Json, depth: int) -> None:
             parts.append("," if index else "")
             _write(parts, item, depth + 1)
         parts.append("]")
+    elif not isinstance(value, dict):
+        raise UsageError(f"JSON has no {type(value).__name__}")
     else:
         parts.append("{")
         for index, name in enumerate(sorted(value)):

@@ -1,0 +1,77 @@
+"""Statements on Offers and Demands."""
+
+from typing import Final
+
+from shem.kernel.ids import NodeId
+from shem.market.records import Subscription, values_of
+from shem.store.unit import Fetch, Row, Unit
+
+OWN_SUBSCRIPTIONS_MAX: Final = 10_000
+"""Subscriptions of one identity that a list shows."""
+
+
+def _subscription(row: Row) -> Subscription:
+    return Subscription(**{**row, "own": bool(row["own"])})
+
+
+async def load_subscription(fetch: Fetch, subscription_id: str) -> Subscription | None:
+    rows = await fetch(
+        "SELECT * FROM subscription WHERE subscription_id = :id LIMIT 1", id=subscription_id
+    )
+    return _subscription(rows[0]) if rows else None
+
+
+async def own_subscriptions(
+    fetch: Fetch, identity: NodeId, kind: str, now_ns: int
+) -> list[Subscription]:
+    rows = await fetch(
+        "SELECT * FROM subscription WHERE own = 1 AND identity = :identity AND kind = :kind"
+        " AND state = 'active' AND expires_ns > :now ORDER BY created_ns LIMIT :most",
+        identity=identity,
+        kind=kind,
+        now=now_ns,
+        most=OWN_SUBSCRIPTIONS_MAX,
+    )
+    return [_subscription(row) for row in rows]
+
+
+async def active_subscriptions(
+    fetch: Fetch, kind: str, now_ns: int, most: int
+) -> list[Subscription]:
+    """Return what can be matched, the latest first: Offers of anyone, Demands of ours."""
+    rows = await fetch(
+        "SELECT * FROM subscription WHERE kind = :kind AND state = 'active'"
+        " AND expires_ns > :now ORDER BY inserted_ns DESC LIMIT :most",
+        kind=kind,
+        now=now_ns,
+        most=most,
+    )
+    return [_subscription(row) for row in rows]
+
+
+async def marked_offers(fetch: Fetch, now_ns: int, most: int) -> list[Subscription]:
+    """Return our own Offers that were unsubscribed before they expired."""
+    rows = await fetch(
+        "SELECT * FROM subscription WHERE own = 1 AND kind = 'offer' AND state = 'unsubscribed'"
+        " AND expires_ns > :now ORDER BY created_ns DESC LIMIT :most",
+        now=now_ns,
+        most=most,
+    )
+    return [_subscription(row) for row in rows]
+
+
+def save_subscription(unit: Unit, item: Subscription) -> None:
+    unit.execute(
+        "INSERT INTO subscription (subscription_id, kind, own, identity, properties, constraints,"
+        " state, created_ns, inserted_ns, expires_ns) VALUES (:subscription_id, :kind, :own,"
+        " :identity, :properties, :constraints, :state, :created_ns, :inserted_ns, :expires_ns)"
+        " ON CONFLICT (subscription_id) DO NOTHING",
+        **values_of(item),
+    )
+
+
+def mark_unsubscribed(unit: Unit, subscription_id: str) -> None:
+    unit.execute(
+        "UPDATE subscription SET state = 'unsubscribed' WHERE subscription_id = :id",
+        id=subscription_id,
+    )
