@@ -100,15 +100,15 @@ class Negotiation:
         if not isinstance(event, ProposalEvent):
             return None
         proposal = event.proposal
+        if self.only is not None and proposal.issuer_id != self.only:
+            self._seen["offer of another provider"] += 1
+            return None
         if proposal.prev_proposal_id is None:
             await self._counter(subscription, proposal)
             return None
         return await self._agree(proposal)
 
     async def _counter(self, subscription: str, proposal: Proposal) -> None:
-        if self.only is not None and proposal.issuer_id != self.only:
-            self._seen["offer of another provider"] += 1
-            return
         refusal = self.demand.refusal(proposal.properties)
         if refusal is not None or len(self._countered) >= ATTEMPTS_MAX:
             self._seen[f"offer that {refusal or 'came too late'}"] += 1
