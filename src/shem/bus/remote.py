@@ -1,0 +1,226 @@
+"""Calls to other nodes: bus addresses outward, and what arrives handed to its owner.
+
+Outward (docs/protocol/net.md §9.4) `/net/<id>/…`, `/from/<own>/to/<id>/…` and both under `/udp` and
+`/transfer` become a CallRequest to that node; own ids are answered here. Answers are taken only
+from the node that was asked. What was asked of a peer whose stream broke fails at once as
+Unreachable: it may or may not have been done. Calls of peers go to `inbound`.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Final, Self
+
+import structlog
+
+from shem.bus.inbound import Inbound, Network
+from shem.bus.router import Binding, Bus
+from shem.bus.types import Call, GsbCode, GsbError, NoSuchEndpoint, Reply
+from shem.kernel.caller import Assurance, Caller
+from shem.kernel.errors import ShemError, Unreachable, UsageError
+from shem.kernel.ids import NodeId, parse_node_id
+from shem.kernel.tasks import TaskScope
+from shem.kernel.world import Rng
+from shem.net.types import Channel, Peer
+from shem.wire.errors import WireError
+from shem.wire.gsb import (
+    BroadcastRequest,
+    CallReply,
+    CallRequest,
+    Code,
+    ReplyType,
+    decode_packet,
+    encode_packet,
+)
+
+log = structlog.get_logger()
+
+PENDING_MAX: Final = 65_536
+"""Own calls that wait for another node's answer."""
+REPLY_BACKLOG_MAX: Final = 1_024
+"""Items of one stream that its reader has not taken yet."""
+REQUEST_ID_MAX: Final = 1 << 53
+ERROR_TEXT_MAX: Final = 4_096
+
+_CHANNELS: Final = {
+    "": Channel.RELIABLE,
+    "/udp": Channel.UNRELIABLE,
+    "/transfer": Channel.TRANSFER,
+}
+_PREFIXES: Final = {channel: prefix for prefix, channel in _CHANNELS.items()}
+_OUTWARD: Final = re.compile(
+    r"(?P<channel>|/udp|/transfer)/(?:net/(?P<net>[^/]+)|from/(?P<own>[^/]+)/to/(?P<to>[^/]+))"
+    r"/(?P<rest>.+)"
+)
+
+
+@dataclass(slots=True)
+class _Pending:
+    """One call on its way: whom it was sent to, and what came back."""
+
+    target: NodeId
+    channel: Channel
+    replies: asyncio.Queue[CallReply | ShemError] = field(
+        default_factory=lambda: asyncio.Queue(REPLY_BACKLOG_MAX)
+    )
+
+    def fail(self, error: ShemError) -> None:
+        if self.replies.full():
+            self.replies.get_nowait()
+        self.replies.put_nowait(error)
+
+
+class RemoteBus:
+    """Joins a bus to the net; `identities` are the node's own, default first."""
+
+    def __init__(self, bus: Bus, net: Network, identities: Sequence[NodeId], *, rng: Rng) -> None:
+        self._bus = bus
+        self._net = net
+        self._default = identities[0]
+        self._own = frozenset(identities)
+        self._rng = rng
+        self._pending: dict[str, _Pending] = {}
+        self._broadcasts: list[Callable[[Peer, BroadcastRequest], None]] = []
+        self._tasks = TaskScope()
+        self._inbound = Inbound(bus, net, self._own, self._tasks)
+        self._bindings: list[Binding] = []
+        net.on_message(self._receive)
+        net.on_lost(self._lost)
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        self._bindings = [
+            self._bus.attach(prefix, self._outward)
+            for prefix in ("/net", "/from", "/udp", "/transfer")
+        ]
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        while self._bindings:
+            self._bindings.pop().close()
+        for pending in self._pending.values():
+            pending.fail(Unreachable("the node is shutting down"))
+        await self._tasks.__aexit__(kind, error, trace)
+
+    def on_broadcast(self, fn: Callable[[Peer, BroadcastRequest], None]) -> None:
+        """Hear the broadcasts of peers whose stated caller is their default identity."""
+        self._broadcasts.append(fn)
+
+    async def _outward(self, call: Call) -> AsyncGenerator[Reply, None]:
+        match = _OUTWARD.fullmatch(call.address)
+        if match is None:
+            raise NoSuchEndpoint
+        try:
+            target = parse_node_id(match["net"] or match["to"])
+            own = parse_node_id(match["own"]) if match["own"] else self._default
+        except UsageError as error:
+            raise GsbError(error.message, GsbCode.BAD_REQUEST) from error
+        if own not in self._own:
+            raise GsbError(f"{own} is not an identity of this node", GsbCode.BAD_REQUEST)
+        channel = _CHANNELS[match["channel"]]
+        if target in self._own:
+            replies = self._loop_back(call, own, match["rest"])
+        else:
+            address = f"{_PREFIXES[channel]}/net/{target}/{match['rest']}"
+            replies = self._ask(call, own, target, channel, address)
+        async with aclosing(replies):
+            async for reply in replies:
+                yield reply
+
+    def _loop_back(self, call: Call, own: NodeId, rest: str) -> AsyncGenerator[Reply, None]:
+        return self._bus.replies(
+            Call(
+                Caller(own, Assurance.LOCAL),
+                f"/public/{rest}",
+                call.data,
+                no_reply=call.no_reply,
+                caller_text=own,
+                timeout_s=call.timeout_s,
+            )
+        )
+
+    async def _ask(
+        self, call: Call, own: NodeId, target: NodeId, channel: Channel, address: str
+    ) -> AsyncGenerator[Reply, None]:
+        request_id = self._new_request_id()
+        request = CallRequest(own, address, request_id, call.data, call.no_reply)
+        message = encode_packet(request)
+        if call.no_reply:
+            await self._net.send(target, channel, message, timeout_s=call.timeout_s)
+            return
+        if len(self._pending) >= PENDING_MAX:
+            raise GsbError("too many calls to other nodes are under way")
+        pending = self._pending[request_id] = _Pending(target, channel)
+        try:
+            await self._net.send(target, channel, message, timeout_s=call.timeout_s)
+            while True:
+                reply = await pending.replies.get()
+                if isinstance(reply, ShemError):
+                    raise reply
+                yield _checked(reply)
+                if reply.reply_type is ReplyType.FULL:
+                    return
+        finally:
+            del self._pending[request_id]
+
+    def _new_request_id(self) -> str:
+        while True:
+            request_id = str(self._rng.below(REQUEST_ID_MAX))
+            if request_id not in self._pending:
+                return request_id
+
+    def _lost(self, peer: NodeId, channel: Channel) -> None:
+        for pending in self._pending.values():
+            if pending.target == peer and pending.channel is channel:
+                pending.fail(Unreachable(f"the connection to {peer} broke before its answer"))
+
+    def _receive(self, peer: Peer, channel: Channel, message: bytes) -> None:
+        if not self._bindings:
+            return  # not open yet, or no longer
+        try:
+            packet = decode_packet(message)
+        except WireError as error:
+            log.warning("remote.malformed", peer=peer.node_id, error=error.message)
+            return
+        if isinstance(packet, CallReply):
+            self._take_reply(peer, packet)
+        elif isinstance(packet, CallRequest):
+            self._inbound.take(peer, channel, packet)
+        elif isinstance(packet, BroadcastRequest):
+            self._take_broadcast(peer, packet)
+        else:
+            log.warning("remote.unexpected", peer=peer.node_id, packet=type(packet).__name__)
+
+    def _take_reply(self, peer: Peer, reply: CallReply) -> None:
+        pending = self._pending.get(reply.request_id)
+        if pending is None:
+            return
+        if pending.target not in peer.identities:
+            log.warning("remote.foreign_reply", peer=peer.node_id, asked=pending.target)
+            return
+        try:
+            pending.replies.put_nowait(reply)
+        except asyncio.QueueFull:
+            pending.fail(GsbError("the reader of the stream is too slow"))
+
+    def _take_broadcast(self, peer: Peer, request: BroadcastRequest) -> None:
+        if request.caller != peer.node_id:
+            log.warning("remote.caller_refused", peer=peer.node_id, caller=request.caller[:64])
+            return
+        for fn in self._broadcasts:
+            fn(peer, request)
+
+
+def _checked(reply: CallReply) -> Reply:
+    if reply.code is not Code.OK:
+        text = reply.data[:ERROR_TEXT_MAX].decode(errors="replace")
+        raise GsbError(text, GsbCode(reply.code))
+    return Reply(reply.data, final=reply.reply_type is ReplyType.FULL)
