@@ -173,7 +173,7 @@ async def test_a_failed_deploy_raises_and_terminates_the_agreement() -> None:
         rentable(node)
         node.answer("GET", HERE + "/*/exec/*", ok(results("no such file", fails=True)))
         async with golem(node) as session:
-            with pytest.raises(shem.CommandFailed, match="command 0 .* exited with code 3"):
+            with pytest.raises(shem.CommandFailed, match=r"command 0 .* exited with code 3"):
                 await session.rent(WASM)
 
         reason = node.made("POST", TERMINATE)[0].body
