@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from shem.kernel.errors import NotSupported
+from shem.kernel.errors import UsageError
 from shem.kernel.world import World
 from shem.store.committer import Committer
 from shem.store.sqlite import SqliteStore
@@ -18,7 +18,18 @@ async def open_store(
 ) -> Store:
     """Open and migrate: a path is SQLite, `postgresql://…` is PostgreSQL."""
     if isinstance(url_or_path, str) and "://" in url_or_path:
-        raise NotSupported("PostgreSQL is not supported yet")
+        return await _open_postgres(url_or_path, world, migrations)
     store = SqliteStore(Path(url_or_path), world, committer=committer, migrations=migrations)
+    await store.open()
+    return store
+
+
+async def _open_postgres(url: str, world: World, migrations: str) -> Store:
+    scheme = url.partition("://")[0]
+    if scheme not in ("postgresql", "postgres"):
+        raise UsageError(f"a store is a path or a postgresql:// URL, not {scheme}://")
+    from shem.store.postgres import PostgresStore
+
+    store = PostgresStore(url, world, migrations=migrations)
     await store.open()
     return store

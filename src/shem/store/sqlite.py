@@ -28,14 +28,15 @@ APPLICATION_ID: Final = 0x5348454D
 """`SHEM` in the header of the file."""
 BUSY_TIMEOUT_MS: Final = 5_000
 WAL_KEPT_MAX: Final = 64 << 20
-_PRAGMAS: Final = f"""
-    PRAGMA journal_mode = WAL;
-    PRAGMA synchronous = FULL;
-    PRAGMA foreign_keys = ON;
-    PRAGMA trusted_schema = OFF;
-    PRAGMA wal_autocheckpoint = 1000;
-    PRAGMA journal_size_limit = {WAL_KEPT_MAX};
-"""
+_SETTINGS: Final = {
+    "journal_mode": "wal",
+    "synchronous": 2,
+    "foreign_keys": 1,
+    "trusted_schema": 0,
+    "wal_autocheckpoint": 1_000,
+    "journal_size_limit": WAL_KEPT_MAX,
+}
+"""Pragmas of the writer; `synchronous = 2` is FULL: a commit returns after its fsync."""
 
 
 def require_safe_sqlite(version: str) -> None:
@@ -150,7 +151,10 @@ class Writer:
     def __init__(self, path: Path) -> None:
         self._connection = _connect(path, apsw.SQLITE_OPEN_READWRITE)
         _require_own_file(self._connection, path)
-        self._connection.execute(_PRAGMAS)
+        for name, value in _SETTINGS.items():
+            self._connection.pragma(name, value)
+            if (actual := self._connection.pragma(name)) != value:
+                raise StorageFault(f"{path}: SQLite keeps {name} at {actual}, not {value}")
 
     def migrate(self, chosen: str, now_ns: int) -> None:
         """Bring the schema up to date, one transaction per step."""
@@ -160,7 +164,7 @@ class Writer:
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         for step in schema.due(schema.load(chosen), _rows(connection, schema.APPLIED, {})):
             with connection:
-                connection.execute(ddl_for_sqlite(step.script))
+                connection.execute(ddl_for_sqlite(step.script)).fetchall()
                 connection.execute(
                     schema.RECORD,
                     {
@@ -203,7 +207,7 @@ class Writer:
         return None
 
     def _run(self, statement: Statement) -> None:
-        self._connection.execute(statement.sql, statement.params)
+        self._connection.execute(statement.sql, statement.params).fetchall()
         touched = self._connection.changes()
         if statement.expect is not None and touched != statement.expect:
             raise Conflict(f"{touched} rows touched where {statement.expect} were expected")
