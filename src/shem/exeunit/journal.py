@@ -11,6 +11,7 @@ Rules:
 import fcntl
 import json
 import os
+import re
 import zlib
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,7 @@ RECORD_SIZE_MAX: Final = 64 << 20
 JOURNAL_SIZE_MAX: Final = 1 << 30
 _HEAD_SIZE: Final = 8 + 1 + 10 + 1
 """crc, space, length (ten digits), space."""
+_HEAD: Final = re.compile(rb"(?=[0-9a-f]{8} [0-9]{10} )")
 
 Record = dict[str, object]
 
@@ -65,11 +67,9 @@ def _decode_at(data: bytes, offset: int) -> tuple[Record | None, int]:
 
 def _require_torn(data: bytes, offset: int) -> None:
     """Refuse a bad line that has a good one after it."""
-    line_end = data.find(b"\n", offset)
-    while line_end != -1:
-        if _decode_at(data, line_end + 1)[0] is not None:
+    for head in _HEAD.finditer(data, offset + 1):
+        if _decode_at(data, head.start())[0] is not None:
             raise StorageFault(f"the journal is damaged at byte {offset}: restore or remove it")
-        line_end = data.find(b"\n", line_end + 1)
 
 
 class Journal:

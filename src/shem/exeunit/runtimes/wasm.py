@@ -31,6 +31,7 @@ from shem.exeunit.script import Command
 from shem.kernel.world import Rng
 
 STOP_TIMEOUT_S: Final = 3.0
+ERROR_TEXT_MAX: Final = 500
 MEMORY_SIZE_MAX: Final = 4 << 30
 TABLE_ELEMENTS_MAX: Final = 1 << 20
 DEPLOYMENT_NAME: Final = "deployment.json"
@@ -159,9 +160,9 @@ class WasmRuntime:
         except wasmtime.Trap as trap:
             if trap.trap_code is wasmtime.TrapCode.INTERRUPT:
                 raise Stopped("the command was stopped") from trap
-            raise RuntimeFault(f"Runtime error: {_first_lines(trap)}") from trap
+            raise RuntimeFault(f"Runtime error: {_cause(trap)}") from trap
         except wasmtime.WasmtimeError as error:
-            raise RuntimeFault(f"Runtime error: {_first_lines(error)}") from error
+            raise RuntimeFault(f"Runtime error: {_cause(error)}") from error
         finally:
             store.close()
         return 0
@@ -203,9 +204,7 @@ async def _in_own_thread(work: Callable[[], int]) -> int:
     return await future
 
 
-def _first_lines(error: Exception) -> str:
-    """Shorten a wasmtime error to what a requestor can use: no native backtrace."""
-    text = getattr(error, "message", None) or str(error)
-    lines = [line.strip() for line in str(text).splitlines() if line.strip()]
-    useful = [line for line in lines if not line.startswith(("0:", "wasm backtrace", "1:", "2:"))]
-    return "; ".join(useful[:4])[:500]
+def _cause(error: Exception) -> str:
+    """Shorten a wasmtime error to what a requestor can use: its cause, without the backtrace."""
+    _, _, cause = str(error).rpartition("Caused by:")
+    return "; ".join(line.strip() for line in cause.splitlines() if line.strip())[:ERROR_TEXT_MAX]

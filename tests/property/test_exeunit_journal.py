@@ -1,0 +1,146 @@
+"""The journal gives back exactly what was made durable, wherever the writing was torn."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shem.exeunit import journal as journal_module
+from shem.exeunit.journal import Journal, Record, decode_records, encode_record
+from shem.kernel.errors import Conflict, StorageFault
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=8,
+)
+RECORDS = st.lists(st.dictionaries(st.text(max_size=8), VALUES, max_size=4), max_size=6)
+
+THREE: list[Record] = [
+    {"kind": "accepted", "batch": "b1", "script": [{"run": {"entry_point": "x"}}]},
+    {"kind": "result", "stdout": "line\nline ü\n", "ok": True},
+    {"kind": "state", "state": "Ready"},
+]
+
+
+@given(RECORDS)
+def test_what_was_written_is_read(records: list[Record]) -> None:
+    data = b"".join(map(encode_record, records))
+
+    assert decode_records(data) == (records, len(data))
+
+
+def test_torn_at_every_byte_only_the_torn_record_is_lost() -> None:
+    lines = [encode_record(record) for record in THREE]
+    data = b"".join(lines)
+    ends = [sum(map(len, lines[:count])) for count in range(len(lines) + 1)]
+
+    for size in range(len(data) + 1):
+        whole = max(count for count, end in enumerate(ends) if end <= size)
+        assert decode_records(data[:size]) == (THREE[:whole], ends[whole])
+
+
+def test_garbage_in_place_of_the_last_record_is_a_torn_write() -> None:
+    lines = [encode_record(record) for record in THREE]
+
+    for garbage in (b"\0" * len(lines[2]), b"\xff\n\n\xff", lines[2][::-1]):
+        records, size = decode_records(lines[0] + lines[1] + garbage)
+        assert records == THREE[:2]
+        assert size == len(lines[0] + lines[1])
+
+
+def test_every_flipped_bit_before_the_end_is_damage_and_not_a_torn_write() -> None:
+    lines = [encode_record(record) for record in THREE]
+    data = b"".join(lines)
+
+    for position in range(len(lines[0] + lines[1])):
+        damaged = bytearray(data)
+        damaged[position] ^= 0x01
+        with pytest.raises(StorageFault):
+            decode_records(bytes(damaged))
+
+
+def test_reopening_after_a_torn_write_goes_on_where_it_was_good(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    lines = [encode_record(record) for record in THREE]
+    path.write_bytes(lines[0] + lines[1] + lines[2][:-3])
+
+    first = Journal(path)
+    assert first.open() == THREE[:2]
+    first.append(THREE[2])
+    first.close()
+
+    second = Journal(path)
+    assert second.open() == THREE
+    second.close()
+
+
+def test_two_processes_cannot_have_one_journal(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    first = Journal(path)
+    first.open()
+
+    with pytest.raises(Conflict):
+        Journal(path).open()
+
+    first.close()
+    again = Journal(path)
+    again.open()
+    again.close()
+
+
+def test_failed_write_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "journal"
+    journal = Journal(path)
+    journal.open()
+    journal.append(THREE[0])
+    real_fsync = os.fsync
+    failures = iter([OSError(28, "No space left on device")])
+
+    def failing_fsync(handle: int) -> None:
+        for error in failures:
+            raise error
+        real_fsync(handle)
+
+    monkeypatch.setattr(journal_module.os, "fsync", failing_fsync)
+    with pytest.raises(StorageFault):
+        journal.append(THREE[1])
+    journal.append(THREE[2])
+    journal.close()
+
+    again = Journal(path)
+    assert again.open() == [THREE[0], THREE[2]]
+    again.close()
+
+
+def test_after_a_failure_that_cannot_be_taken_back_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path / "journal")
+    journal.open()
+
+    def failing(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(journal_module.os, "fsync", failing)
+    monkeypatch.setattr(journal_module.os, "ftruncate", failing)
+    with pytest.raises(StorageFault):
+        journal.append(THREE[0])
+    monkeypatch.undo()
+
+    with pytest.raises(StorageFault):
+        journal.append(THREE[1])
+    journal.close()
+
+
+def test_a_journal_has_a_largest_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "JOURNAL_SIZE_MAX", 100)
+    journal = Journal(tmp_path / "journal")
+    journal.open()
+    journal.append({"kind": "x"})
+
+    with pytest.raises(StorageFault, match="100 bytes"):
+        journal.append({"kind": "y" * 100})
+    journal.close()
