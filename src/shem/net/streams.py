@@ -170,6 +170,11 @@ class Streams:
         """No connection is left."""
         return len(self._stack) == 0
 
+    def queued_bytes(self, peer: NodeId) -> int:
+        """Return the bytes that wait for the peer or are not yet acknowledged by it."""
+        lanes = [lane for (node, _), lane in self._lanes.items() if node == peer]
+        return sum(lane.waiting_bytes + lane.connection.sender.pending_bytes for lane in lanes)
+
     def sockets(self) -> list[SocketInfo]:
         """Return listeners and connections, as `net sockets` shows them."""
         listeners = [SocketInfo(port, "", 0, "Listen", 0, 0) for port in _CHANNELS]

@@ -1,11 +1,12 @@
 """TCP segments inside IPv6 packets: what a Forward of the stream channels carries.
 
 Pure codec. A packet that is not a whole, rightly summed TCP segment is a `WireError`. Options are
-kept as raw bytes, since only those of a SYN mean anything to us (`read_syn_options`).
+kept as raw bytes, read by `read_syn_options` and `read_sack_blocks` where they matter.
 Spec: docs/protocol/net.md §8.1 (addresses), §8.2 (layout), §12 (the checksum in one division).
 """
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -29,6 +30,8 @@ SYN_OPTIONS: Final = (
 """MSS, window scale, SACK permitted, padding: byte for byte what yagna sends."""
 
 WINDOW_SHIFT_MAX: Final = 14
+SACK_BLOCKS_MAX: Final = 4
+"""As many as fit the 40 bytes of options."""
 _DEFAULT_MSS: Final = 536
 _ADDRESSES_CACHED: Final = 8192
 
@@ -45,6 +48,9 @@ _OPTION_END: Final = 0
 _OPTION_NOTHING: Final = 1
 _OPTION_MSS: Final = 2
 _OPTION_WINDOW_SCALE: Final = 3
+_OPTION_SACK_PERMITTED: Final = 4
+_OPTION_SACK: Final = 5
+_BLOCK: Final = struct.Struct(">II")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,7 @@ class SynOptions:
 
     mss: int = _DEFAULT_MSS
     window_shift: int | None = None
+    selective_ack: bool = False
 
 
 @lru_cache(maxsize=_ADDRESSES_CACHED)
@@ -146,24 +153,45 @@ def decode_segment(packet: bytes) -> Segment:
 
 
 def read_syn_options(options: bytes) -> SynOptions:
-    """Read MSS and window scale, skip the rest; WireError when a length runs astray."""
-    mss, shift = _DEFAULT_MSS, None
+    """Read what a SYN announces, skip the rest; WireError when a length runs astray."""
+    mss, shift, selective_ack = _DEFAULT_MSS, None, False
+    for kind, value in _read_options(options):
+        if kind == _OPTION_MSS and len(value) == 2:
+            mss = int.from_bytes(value)
+        elif kind == _OPTION_WINDOW_SCALE and len(value) == 1:
+            shift = min(value[0], WINDOW_SHIFT_MAX)
+        elif kind == _OPTION_SACK_PERMITTED:
+            selective_ack = True
+    return SynOptions(mss, shift, selective_ack)
+
+
+def read_sack_blocks(options: bytes) -> list[tuple[int, int]]:
+    """Return the blocks (sequence numbers: first, end) of a selective acknowledgement."""
+    blocks: list[tuple[int, int]] = []
+    for kind, value in _read_options(options):
+        if kind == _OPTION_SACK and len(value) % _BLOCK.size == 0:
+            blocks += _BLOCK.iter_unpack(value)
+    return blocks
+
+
+def sack_options(blocks: list[tuple[int, int]]) -> bytes:
+    """Return the option with these blocks, padded as yagna pads it: `05 len … 00 00`."""
+    assert len(blocks) <= SACK_BLOCKS_MAX
+    packed = b"".join(_BLOCK.pack(first, end) for first, end in blocks)
+    return bytes([_OPTION_SACK, 2 + len(packed)]) + packed + b"\0\0"
+
+
+def _read_options(options: bytes) -> Iterator[tuple[int, bytes]]:
     at = 0
     while at < len(options) and options[at] != _OPTION_END:
-        kind = options[at]
-        if kind == _OPTION_NOTHING:
+        if options[at] == _OPTION_NOTHING:
             at += 1
             continue
         size = options[at + 1] if at + 1 < len(options) else 0
         if size < 2 or at + size > len(options):
             raise WireError("a TCP option runs over the end of the options")
-        value = options[at + 2 : at + size]
-        if kind == _OPTION_MSS and len(value) == 2:
-            mss = int.from_bytes(value)
-        elif kind == _OPTION_WINDOW_SCALE and len(value) == 1:
-            shift = min(value[0], WINDOW_SHIFT_MAX)
+        yield options[at], options[at + 2 : at + size]
         at += size
-    return SynOptions(mss, shift)
 
 
 def _remainder(packet: bytes | bytearray) -> int:

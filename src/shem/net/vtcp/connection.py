@@ -24,12 +24,15 @@ from shem.wire.tcp import (
     ACK,
     FIN,
     RST,
+    SACK_BLOCKS_MAX,
     SYN,
     SYN_OPTIONS,
     WINDOW_SHIFT,
     Segment,
     encode_segment,
+    read_sack_blocks,
     read_syn_options,
+    sack_options,
 )
 
 CONNECT_TIMEOUT_S: Final = 45.0
@@ -95,6 +98,7 @@ class Connection:
         self._peer_isn = 0
         self._peer_shift = 0
         self._scaled = False
+        self._selective_ack = False
         self._opened_at = now
         self._probed_at = now
         self._probe_wanted = False
@@ -195,7 +199,7 @@ class Connection:
             packets.append(self._packet(self.sender.next - 1, ACK, b"\0"))
         if self.state is not State.SYN_SENT and (count := self.receiver.acks_due(now)):
             self.receiver.acknowledged()
-            packets += [self._packet(self.sender.next, ACK)] * count
+            packets += [self._acknowledgement()] * count
         return packets
 
     # --- handshake ---
@@ -210,7 +214,7 @@ class Connection:
         if not acknowledges or not segment.flags & SYN or self.sender.next == 0:
             return
         self._learn_syn(segment)
-        self.sender.on_ack(1, segment.window, pure=False, now=now)
+        self.sender.on_ack(1, segment.window, (), pure=False, now=now)
         self._establish(now)
         self.receiver.demand_ack()
 
@@ -218,6 +222,7 @@ class Connection:
         options = read_syn_options(segment.options)
         self._peer_isn = segment.seq
         self._scaled = options.window_shift is not None
+        self._selective_ack = options.selective_ack
         self._peer_shift = options.window_shift or 0
         self.sender.limit_payload(options.mss)
 
@@ -246,10 +251,21 @@ class Connection:
                 return False
             self._establish(now)
         pure = not segment.payload and not segment.flags & FIN
-        sender.on_ack(offset, segment.window << self._peer_shift, pure=pure, now=now)
+        blocks = self._read_blocks(segment.options) if segment.options else ()
+        sender.on_ack(offset, segment.window << self._peer_shift, blocks, pure=pure, now=now)
         if sender.fin_acknowledged:
             self._finish(End.CLOSED)
         return True
+
+    def _read_blocks(self, options: bytes) -> list[tuple[int, int]]:
+        origin = self._isn + self.sender.acknowledged
+        return [
+            (
+                self.sender.acknowledged + _distance(first, origin),
+                self.sender.acknowledged + _distance(end, origin),
+            )
+            for first, end in read_sack_blocks(options)
+        ]
 
     def _take_bytes(self, segment: Segment, offset: int, now: float) -> list[bytes]:
         fin = bool(segment.flags & FIN)
@@ -302,6 +318,12 @@ class Connection:
         if segment.flags & SYN:
             return self._packet(segment.offset, segment.flags, options=SYN_OPTIONS)
         return self._packet(segment.offset, segment.flags | ACK, segment.payload)
+
+    def _acknowledgement(self) -> bytes:
+        blocks = self.receiver.held_blocks(SACK_BLOCKS_MAX) if self._selective_ack else []
+        origin = self._peer_isn
+        wire = [((origin + a) & _SEQ_MASK, (origin + b) & _SEQ_MASK) for a, b in blocks]
+        return self._packet(self.sender.next, ACK, options=sack_options(wire) if wire else b"")
 
     def _packet(self, offset: int, flags: int, payload: bytes = b"", options: bytes = b"") -> bytes:
         ends = self.ends

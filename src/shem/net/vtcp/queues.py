@@ -65,6 +65,18 @@ class Reassembly:
     def has_hole(self) -> bool:
         return bool(self._held)
 
+    def held_blocks(self, latest: int, limit: int) -> list[tuple[int, int]]:
+        """Return up to `limit` blocks held out of order, the one with offset `latest` first."""
+        blocks: list[tuple[int, int]] = []
+        for offset in sorted(self._held):
+            end = offset + len(self._held[offset])
+            if blocks and offset <= blocks[-1][1]:
+                blocks[-1] = (blocks[-1][0], max(end, blocks[-1][1]))
+            else:
+                blocks.append((offset, end))
+        blocks.sort(key=lambda block: not block[0] <= latest < block[1])
+        return blocks[:limit]
+
     def accept(self, offset: int, payload: bytes) -> list[bytes]:
         """Take `payload` at `offset`; return the pieces that are now in order."""
         if offset > self.next:

@@ -18,6 +18,7 @@ class Receiver:
 
     def __init__(self, start: int) -> None:
         self._bytes = Reassembly(start)
+        self._latest = start
         self._fin_at: int | None = None
         self.finished = False
         """The peer's FIN came, and all before it."""
@@ -38,6 +39,7 @@ class Receiver:
             self._immediate += 1
             return []
         before = self._bytes.next
+        self._latest = offset
         pieces = self._bytes.accept(offset, payload) if payload else []
         if fin:
             self._fin_at = offset + len(payload)
@@ -55,6 +57,10 @@ class Receiver:
     def demand_ack(self) -> None:
         """Acknowledge at the next flush: the peer asked for a sign of life, or is confused."""
         self._immediate += 1
+
+    def held_blocks(self, limit: int) -> list[tuple[int, int]]:
+        """Return what to tell in a selective acknowledgement: the latest block first."""
+        return self._bytes.held_blocks(self._latest, limit) if self._bytes.has_hole else []
 
     def acks_due(self, now: float) -> int:
         """Return how many pure acknowledgements to send now."""

@@ -5,14 +5,15 @@ like that of data. Rules:
 
 * never more under way than the peer's window, the congestion window and `IN_FLIGHT_MAX` allow;
 * data is cut at multiples of four bytes (spec §9.1, rule 3);
-* three duplicate acknowledgements: resend the first segment, and after each partial acknowledgement
-  the next hole (NewReno); selective acknowledgements are ignored;
-* time-out: everything under way counts as lost and is resent as fast as the window opens.
+* transmissions are numbered; one is lost when one sent three later has arrived. What has arrived is
+  told by the peer's selective acknowledgements; without them three plain duplicates count as much;
+* time-out: everything under way is lost, and is resent as the congestion window allows.
 
-Spec: docs/protocol/net.md §8.4.
+Spec: docs/protocol/net.md §8.2 (selective acknowledgements), §8.4.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,9 +26,13 @@ from shem.net.vtcp.timing import (
 )
 from shem.wire.tcp import FIN, PSH
 
-DUPLICATES_FOR_LOSS: Final = 3
+REORDER_MAX: Final = 3
+"""A packet overtaken by one sent this many later is lost."""
 _PAYLOAD_MIN: Final = 536
 """A peer may announce less, but gets this: tiny segments only burn our time."""
+
+Block = tuple[int, int]
+"""First offset and end of what the peer holds out of order."""
 
 
 @dataclass(slots=True)
@@ -40,8 +45,12 @@ class Outgoing:
     size: int
     """Offsets it occupies: bytes, plus one for SYN or FIN."""
     sent_at: float
+    order: int
+    """Number of its latest transmission."""
     again: bool = False
-    """It was sent more than once, so its acknowledgement tells no round trip."""
+    """Sent more than once, so its acknowledgement tells no round trip."""
+    arrived: bool = False
+    lost: bool = False
 
     @property
     def end(self) -> int:
@@ -67,21 +76,24 @@ class Sender:
         """Where the frames end that are not acknowledged whole; the first begins at the start."""
         self._frame_start = 1
         self._flight: deque[Outgoing] = deque()
+        self._under_way = 0
+        """Bytes of the flight that have neither arrived nor got lost."""
+        self._lost_count = 0
+        self._order = 0
+        self._newest = 0
+        """Highest number of a transmission that arrived."""
+        self._plain_duplicates = 0
+        self._recover_until = 0
+        """Losses below this offset have already narrowed the window."""
         self._timer = RetransmissionTimer()
         self._congestion = CongestionWindow()
-        self._duplicates = 0
-        self._departed = 0
-        """Bytes that duplicate acknowledgements tell to have left the path."""
-        self._recover_until = 0
-        self._after_timeout = False
-        self._resend_index = 0
-        self._resend_until = 0
         self._closing = False
         self._fin_sent = False
 
     # --- what the owner asks ---
 
     def push(self, frame: bytes) -> None:
+        """Queue one frame."""
         assert len(frame) % 4 == 0, "frames keep the stream aligned"
         self._queue.push(frame)
         self._pushed_until += len(frame)
@@ -91,9 +103,18 @@ class Sender:
         """Send a FIN after everything queued."""
         self._closing = True
 
+    def limit_payload(self, announced_mss: int) -> None:
+        """Respect the peer's MSS, within reason."""
+        self.payload_max = min(max(announced_mss, _PAYLOAD_MIN), SEGMENT_SIZE) & ~3
+
     @property
     def queued_bytes(self) -> int:
         return self._queue.size
+
+    @property
+    def pending_bytes(self) -> int:
+        """Queued or not acknowledged."""
+        return self._queue.size + self.next - self.acknowledged
 
     @property
     def sent_bytes(self) -> int:
@@ -129,114 +150,154 @@ class Sender:
 
     # --- inputs ---
 
-    def on_ack(self, offset: int, window: int, *, pure: bool, now: float) -> None:
+    def on_ack(
+        self, offset: int, window: int, blocks: Sequence[Block], *, pure: bool, now: float
+    ) -> None:
         """Take an acknowledgement up to `offset` (at most `next`), and the peer's window."""
         if offset < self.acknowledged:
             return
         moved = window != self.window
         self.window = window
-        if offset > self.acknowledged:
-            self._advance(offset, now)
-        elif pure and self._flight and not moved:
-            self._on_duplicate()
+        arrived = self._advance(offset, now) + self._mark_arrived(blocks, now)
+        if arrived:
+            self._plain_duplicates = 0
+            self._timer.relax()
+            self._congestion.on_acknowledged(arrived)
+            self.deadline = now + self._timer.rto_s if self._flight else None
+        elif pure and not moved and not blocks and self._flight:
+            self._on_plain_duplicate()
+        if blocks or self.acknowledged < self._recover_until:
+            self._find_lost()
 
     def on_timeout(self, now: float) -> None:
-        """Count everything under way as lost, or wait longer with a shut window."""
+        """Count everything under way as lost; with a shut window, just wait longer."""
         self._timer.back_off()
         self.deadline = now + self._timer.rto_s
-        if self._flight:
-            self._congestion.on_timeout()
-            self._duplicates = self._departed = 0
-            self._after_timeout = True
-            self._recover_until = self._resend_until = self.next
-            self._resend_index = 0
+        if not self._flight:
+            return
+        self._congestion.on_timeout()
+        self._recover_until = self.next
+        reneged = self._flight[0].arrived
+        for segment in self._flight:
+            segment.arrived = segment.arrived and not reneged
+            if not segment.arrived:
+                self._count_lost(segment)
+        self._under_way = 0
 
     def resend_first(self) -> None:
         """Send the first segment under way again: the peer repeated its SYN."""
         if self._flight:
-            self._resend_index = 0
-            self._resend_until = max(self._resend_until, self._flight[0].end)
+            self._count_lost(self._flight[0])
 
     # --- output ---
 
     def collect(self, now: float) -> list[Outgoing]:
         """Return the segments that may be sent now, and count them as sent."""
-        segments = self._collect_lost(now)
-        if not self._resending:
-            self._collect_new(segments, now)
+        segments: list[Outgoing] = []
+        if self._opening_flags is not None:
+            segments.append(self._launch(self._opening_flags, b"", 1, now))
+            self._opening_flags = None
+        self._collect_lost(segments, now)
+        self._collect_new(segments, now)
         if self.deadline is None and (self._flight or self._queue.size):
             self.deadline = now + self._timer.rto_s
         return segments
 
-    # --- acknowledgements ---
+    # --- what arrived, what did not ---
 
-    def _advance(self, offset: int, now: float) -> None:
-        count = offset - self.acknowledged
+    def _advance(self, offset: int, now: float) -> int:
+        """Forget what is acknowledged; return the bytes that were not known to have arrived."""
+        if offset == self.acknowledged:
+            return 0
         self.acknowledged = offset
         self.progress_at = now
-        self._forget_acknowledged(offset, now)
-        self._timer.relax()
-        if offset >= self._recover_until:
-            self._after_timeout = False
-            self._duplicates = self._departed = 0
-            self._congestion.on_acknowledged(count)
-        elif self._after_timeout:
-            self._congestion.on_acknowledged(count)
-        else:
-            self._departed = max(self._departed - count, 0)
-            self.resend_first()
-        self.deadline = now + self._timer.rto_s if self._flight or self._queue.size else None
-
-    def _forget_acknowledged(self, offset: int, now: float) -> None:
-        sample: float | None = None
+        arrived, latest = 0, None
         while self._flight and self._flight[0].end <= offset:
-            segment = self._flight.popleft()
-            sample = None if segment.again else now - segment.sent_at
-            self._resend_index = max(self._resend_index - 1, 0)
-        if sample is not None:
-            self._timer.sample(sample)
+            latest = self._flight.popleft()
+            arrived += self._count_arrived(latest, now)
+        if latest is not None and not latest.again:
+            self._timer.sample(now - latest.sent_at)
         if self._flight and self._flight[0].offset < offset:
-            first = self._flight[0]
-            first.payload = first.payload[offset - first.offset :]
-            first.size -= offset - first.offset
-            first.offset = offset
+            arrived += self._trim_first(offset)
         while self._frame_ends and self._frame_ends[0] <= offset:
             self._frame_start = self._frame_ends.popleft()
+        return arrived
 
-    def _on_duplicate(self) -> None:
-        self._duplicates += 1
-        self._departed += self.payload_max
-        if self._duplicates == DUPLICATES_FOR_LOSS and self.acknowledged >= self._recover_until:
+    def _trim_first(self, offset: int) -> int:
+        """Cut off what the peer acknowledged of the first segment."""
+        first = self._flight[0]
+        count = offset - first.offset
+        first.payload = first.payload[count:]
+        first.offset, first.size = offset, first.size - count
+        if first.arrived:
+            return 0
+        self._under_way -= 0 if first.lost else count
+        return count
+
+    def _mark_arrived(self, blocks: Sequence[Block], now: float) -> int:
+        if not blocks:
+            return 0
+        arrived = 0
+        for segment in self._flight:
+            offset, end = segment.offset, segment.end
+            if not segment.arrived and any(a <= offset and end <= b for a, b in blocks):
+                arrived += self._count_arrived(segment, now)
+        return arrived
+
+    def _count_arrived(self, segment: Outgoing, now: float) -> int:
+        if segment.arrived:
+            return 0
+        if segment.lost:
+            self._lost_count -= 1
+        else:
+            self._under_way -= segment.size
+        segment.arrived, segment.lost = True, False
+        # The first copy may have arrived after all: too early an answer says nothing of the latest.
+        if not segment.again or now - segment.sent_at >= self._timer.shortest_s:
+            self._newest = max(self._newest, segment.order)
+        return segment.size
+
+    def _find_lost(self) -> None:
+        overtaken = self._newest - REORDER_MAX
+        for segment in self._flight:
+            if segment.order <= overtaken and not segment.arrived and not segment.lost:
+                self._on_lost(segment)
+
+    def _on_plain_duplicate(self) -> None:
+        """Count it: a peer without selective acknowledgements says no more than this."""
+        self._plain_duplicates += 1
+        first = self._flight[0]
+        if self._plain_duplicates == REORDER_MAX and not first.again:
+            self._on_lost(first)
+
+    def _on_lost(self, segment: Outgoing) -> None:
+        if segment.offset >= self._recover_until:
             self._congestion.on_loss()
             self._recover_until = self.next
-            self.resend_first()
+        self._count_lost(segment)
+
+    def _count_lost(self, segment: Outgoing) -> None:
+        if not segment.lost:
+            segment.lost = True
+            self._lost_count += 1
+            self._under_way -= segment.size
 
     # --- sending ---
 
-    @property
-    def _resending(self) -> bool:
-        return (
-            self._resend_index < len(self._flight)
-            and self._flight[self._resend_index].offset < self._resend_until
-        )
-
-    def _collect_lost(self, now: float) -> list[Outgoing]:
-        segments: list[Outgoing] = []
-        limit = self.acknowledged + self._congestion.size
-        while self._resending:
-            segment = self._flight[self._resend_index]
-            if self._resend_index and segment.end > limit:
-                break
-            segment.sent_at, segment.again = now, True
+    def _collect_lost(self, segments: list[Outgoing], now: float) -> None:
+        if not self._lost_count:
+            return
+        for segment in self._flight:
+            if not segment.lost:
+                continue
+            if self._under_way and self._under_way + segment.size > self._congestion.size:
+                return
+            segment.lost, segment.again = False, True
+            self._lost_count -= 1
+            self._transmit(segment, now)
             segments.append(segment)
-            self._resend_index += 1
-        return segments
 
     def _collect_new(self, segments: list[Outgoing], now: float) -> None:
-        if self._opening_flags is not None:
-            segments.append(self._launch(self._opening_flags, b"", 1, now))
-            self._opening_flags = None
-            return
         while self._queue.size:
             limit = self._room()
             if limit < min(self.payload_max, self._queue.size) and (self._flight or limit < 4):
@@ -248,19 +309,23 @@ class Sender:
             segments.append(self._launch(FIN, b"", 1, now))
 
     def _room(self) -> int:
-        under_way = self.next - self.acknowledged
-        allowed = min(self.window, IN_FLIGHT_MAX, self._congestion.size + self._departed)
-        return min(allowed - under_way, self.payload_max) & ~3
+        if not self.acknowledged:
+            return 0  # the handshake is not over
+        by_peer = min(self.window, IN_FLIGHT_MAX) - (self.next - self.acknowledged)
+        by_path = self._congestion.size - self._under_way
+        return max(min(by_peer, by_path, self.payload_max), 0) & ~3
 
     def _launch(self, flags: int, payload: bytes, size: int, now: float) -> Outgoing:
         if not self._flight:
             self.progress_at = now
             self.deadline = now + self._timer.rto_s
-        segment = Outgoing(self.next, flags, payload, size, now)
+        segment = Outgoing(self.next, flags, payload, size, now, 0)
         self._flight.append(segment)
         self.next += size
+        self._transmit(segment, now)
         return segment
 
-    def limit_payload(self, announced_mss: int) -> None:
-        """Respect the peer's MSS, within reason."""
-        self.payload_max = min(max(announced_mss, _PAYLOAD_MIN), SEGMENT_SIZE) & ~3
+    def _transmit(self, segment: Outgoing, now: float) -> None:
+        self._order += 1
+        segment.order, segment.sent_at = self._order, now
+        self._under_way += segment.size

@@ -32,6 +32,11 @@ class RetransmissionTimer:
         self._base_s = RTO_INITIAL_S
         self.rto_s = RTO_INITIAL_S
 
+    @property
+    def shortest_s(self) -> float:
+        """An answer that comes sooner belongs to an earlier transmission."""
+        return (self._smoothed_s or 0.0) / 2
+
     def sample(self, round_trip_s: float) -> None:
         """Learn from one segment that was sent once and acknowledged."""
         if self._smoothed_s is None:
