@@ -9,20 +9,21 @@ have code 400 and a text (§9.3).
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Final, Protocol
 
 import structlog
 
+from shem.bus.answering import answer, describe_to_peer
 from shem.bus.router import Bus
-from shem.bus.types import Call, GsbCode, GsbError
+from shem.bus.types import Call, GsbCode, GsbError, Reply
 from shem.kernel.caller import Caller
 from shem.kernel.errors import ShemError
 from shem.kernel.ids import NodeId
 from shem.kernel.tasks import TaskScope
 from shem.net.types import Channel, Peer
-from shem.wire.gsb import CallReply, CallRequest, Code, ReplyType, encode_packet
+from shem.wire.gsb import CallReply, CallRequest, encode_packet
 
 log = structlog.get_logger()
 
@@ -64,8 +65,12 @@ class Inbound:
         self._tasks.spawn(self._run(peer, channel, request), f"call from {peer.node_id}")
 
     async def _run(self, peer: Peer, channel: Channel, request: CallRequest) -> None:
+        async def send(reply: CallReply) -> None:
+            packet = encode_packet(reply)
+            await self._net.send(peer.node_id, channel, packet, timeout_s=REPLY_SEND_S)
+
         try:
-            await self._answer(peer, channel, request)
+            await answer(request, self._replies(peer, request), send, describe_to_peer)
         except ShemError as error:  # the answer could not be sent: the peer will ask again or not
             log.info("remote.reply_lost", peer=peer.node_id, error=error.message)
         finally:
@@ -73,26 +78,10 @@ class Inbound:
             if not self._running[peer.node_id]:
                 del self._running[peer.node_id]
 
-    async def _answer(self, peer: Peer, channel: Channel, request: CallRequest) -> None:
-        async def reply(kind: ReplyType, data: bytes, code: Code = Code.OK) -> None:
-            if not request.no_reply:
-                packet = encode_packet(CallReply(request.request_id, code, kind, data))
-                await self._net.send(peer.node_id, channel, packet, timeout_s=REPLY_SEND_S)
-
-        try:
-            replies = self._bus.replies(self._admit(peer, request))
-            async with aclosing(replies):
-                async for item in replies:
-                    await reply(ReplyType.FULL if item.final else ReplyType.PARTIAL, item.data)
-                    if item.final:
-                        return
-        except ShemError as error:
-            await reply(ReplyType.FULL, _error_text(error), Code.BAD_REQUEST)
-        except Exception:  # the boundary: a broken service must not take the others with it
-            log.exception("remote.handler_failed", peer=peer.node_id, address=request.address)
-            await reply(ReplyType.FULL, b"GSB failure: internal error", Code.BAD_REQUEST)
-        else:
-            await reply(ReplyType.FULL, b"")
+    async def _replies(self, peer: Peer, request: CallRequest) -> AsyncGenerator[Reply, None]:
+        async with aclosing(self._bus.replies(self._admit(peer, request))) as replies:
+            async for reply in replies:
+                yield reply
 
     def _admit(self, peer: Peer, request: CallRequest) -> Call:
         """Return the local form of the call, or refuse it."""
@@ -111,13 +100,3 @@ class Inbound:
             no_reply=request.no_reply,
             caller_text=caller,
         )
-
-
-def _error_text(error: ShemError) -> bytes:
-    """Say it as the real nodes do: the transport's level first, then the text."""
-    text = error.message
-    if isinstance(error, GsbError) and error.gsb_code is GsbCode.BAD_REQUEST:
-        text = f"Bad request: {text}"
-    elif not text.startswith("Bad content: "):
-        text = f"GSB failure: {text}"
-    return text.encode()

@@ -6,21 +6,20 @@ from the node that was asked. What was asked of a peer whose stream broke fails 
 Unreachable: it may or may not have been done. Calls of peers go to `inbound`.
 """
 
-import asyncio
 import re
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
 
 import structlog
 
 from shem.bus.inbound import Inbound, Network
+from shem.bus.pending import PendingCalls
 from shem.bus.router import Binding, Bus
 from shem.bus.types import Call, GsbCode, GsbError, NoSuchEndpoint, Reply
 from shem.kernel.caller import Assurance, Caller
-from shem.kernel.errors import ShemError, Unreachable, UsageError
+from shem.kernel.errors import Unreachable, UsageError
 from shem.kernel.ids import NodeId, parse_node_id
 from shem.kernel.tasks import TaskScope
 from shem.kernel.world import Rng
@@ -30,20 +29,11 @@ from shem.wire.gsb import (
     BroadcastRequest,
     CallReply,
     CallRequest,
-    Code,
-    ReplyType,
     decode_packet,
     encode_packet,
 )
 
 log = structlog.get_logger()
-
-PENDING_MAX: Final = 65_536
-"""Own calls that wait for another node's answer."""
-REPLY_BACKLOG_MAX: Final = 1_024
-"""Items of one stream that its reader has not taken yet."""
-REQUEST_ID_MAX: Final = 1 << 53
-ERROR_TEXT_MAX: Final = 4_096
 
 _CHANNELS: Final = {
     "": Channel.RELIABLE,
@@ -57,22 +47,6 @@ _OUTWARD: Final = re.compile(
 )
 
 
-@dataclass(slots=True)
-class _Pending:
-    """One call on its way: whom it was sent to, and what came back."""
-
-    target: NodeId
-    channel: Channel
-    replies: asyncio.Queue[CallReply | ShemError] = field(
-        default_factory=lambda: asyncio.Queue(REPLY_BACKLOG_MAX)
-    )
-
-    def fail(self, error: ShemError) -> None:
-        if self.replies.full():
-            self.replies.get_nowait()
-        self.replies.put_nowait(error)
-
-
 class RemoteBus:
     """Joins a bus to the net; `identities` are the node's own, default first."""
 
@@ -81,8 +55,7 @@ class RemoteBus:
         self._net = net
         self._default = identities[0]
         self._own = frozenset(identities)
-        self._rng = rng
-        self._pending: dict[str, _Pending] = {}
+        self._pending: PendingCalls[tuple[NodeId, Channel]] = PendingCalls(rng)
         self._broadcasts: list[Callable[[Peer, BroadcastRequest], None]] = []
         self._tasks = TaskScope()
         self._inbound = Inbound(bus, net, self._own, self._tasks)
@@ -106,8 +79,7 @@ class RemoteBus:
     ) -> None:
         while self._bindings:
             self._bindings.pop().close()
-        for pending in self._pending.values():
-            pending.fail(Unreachable("the node is shutting down"))
+        self._pending.fail(Unreachable("the node is shutting down"))
         await self._tasks.__aexit__(kind, error, trace)
 
     def on_broadcast(self, fn: Callable[[Peer, BroadcastRequest], None]) -> None:
@@ -150,37 +122,20 @@ class RemoteBus:
     async def _ask(
         self, call: Call, own: NodeId, target: NodeId, channel: Channel, address: str
     ) -> AsyncGenerator[Reply, None]:
-        request_id = self._new_request_id()
-        request = CallRequest(own, address, request_id, call.data, call.no_reply)
-        message = encode_packet(request)
         if call.no_reply:
-            await self._net.send(target, channel, message, timeout_s=call.timeout_s)
+            request = CallRequest(own, address, self._pending.new_request_id(), call.data, True)
+            await self._net.send(target, channel, encode_packet(request), timeout_s=call.timeout_s)
             return
-        if len(self._pending) >= PENDING_MAX:
-            raise GsbError("too many calls to other nodes are under way")
-        pending = self._pending[request_id] = _Pending(target, channel)
-        try:
-            await self._net.send(target, channel, message, timeout_s=call.timeout_s)
-            while True:
-                reply = await pending.replies.get()
-                if isinstance(reply, ShemError):
-                    raise reply
-                yield _checked(reply)
-                if reply.reply_type is ReplyType.FULL:
-                    return
-        finally:
-            del self._pending[request_id]
-
-    def _new_request_id(self) -> str:
-        while True:
-            request_id = str(self._rng.below(REQUEST_ID_MAX))
-            if request_id not in self._pending:
-                return request_id
+        with self._pending.open((target, channel)) as pending:
+            request = CallRequest(own, address, pending.request_id, call.data)
+            await self._net.send(target, channel, encode_packet(request), timeout_s=call.timeout_s)
+            async with aclosing(pending.replies()) as replies:
+                async for reply in replies:
+                    yield reply
 
     def _lost(self, peer: NodeId, channel: Channel) -> None:
-        for pending in self._pending.values():
-            if pending.target == peer and pending.channel is channel:
-                pending.fail(Unreachable(f"the connection to {peer} broke before its answer"))
+        error = Unreachable(f"the connection to {peer} broke before its answer")
+        self._pending.fail(error, lambda asked: asked == (peer, channel))
 
     def _receive(self, peer: Peer, channel: Channel, message: bytes) -> None:
         if not self._bindings:
@@ -200,16 +155,14 @@ class RemoteBus:
             log.warning("remote.unexpected", peer=peer.node_id, packet=type(packet).__name__)
 
     def _take_reply(self, peer: Peer, reply: CallReply) -> None:
-        pending = self._pending.get(reply.request_id)
+        pending = self._pending.find(reply.request_id)
         if pending is None:
             return
-        if pending.target not in peer.identities:
-            log.warning("remote.foreign_reply", peer=peer.node_id, asked=pending.target)
+        target, _ = pending.asked
+        if target not in peer.identities:
+            log.warning("remote.foreign_reply", peer=peer.node_id, asked=target)
             return
-        try:
-            pending.replies.put_nowait(reply)
-        except asyncio.QueueFull:
-            pending.fail(GsbError("the reader of the stream is too slow"))
+        pending.offer(reply)
 
     def _take_broadcast(self, peer: Peer, request: BroadcastRequest) -> None:
         if request.caller != peer.node_id:
@@ -217,10 +170,3 @@ class RemoteBus:
             return
         for fn in self._broadcasts:
             fn(peer, request)
-
-
-def _checked(reply: CallReply) -> Reply:
-    if reply.code is not Code.OK:
-        text = reply.data[:ERROR_TEXT_MAX].decode(errors="replace")
-        raise GsbError(text, GsbCode(reply.code))
-    return Reply(reply.data, final=reply.reply_type is ReplyType.FULL)
