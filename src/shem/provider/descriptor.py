@@ -1,0 +1,148 @@
+"""ExeUnit descriptors: which runtimes this provider has (docs/protocol/provider-agent.md §3).
+
+A descriptor file is a JSON array; paths in it are relative to the file. Without any, the provider
+has the WASI runtime that comes with shem, under the network's name for it.
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from glob import glob
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from shem import __version__
+from shem.kernel.errors import UsageError
+
+DESCRIPTORS_MAX: Final = 64
+TEMPLATE_TIMEOUT_S: Final = 30.0
+TEMPLATE_SIZE_MAX: Final = 1 << 20
+
+
+class _Counter(msgspec.Struct, rename="kebab"):
+    name: str = ""
+    description: str = ""
+    price: bool = False
+
+
+class _Config(msgspec.Struct, rename="kebab"):
+    counters: dict[str, _Counter] = {}
+
+
+class _Entry(msgspec.Struct, rename="kebab"):
+    name: str
+    version: str
+    supervisor_path: str
+    description: str | None = None
+    runtime_path: str | None = None
+    extra_args: list[str] = []
+    properties: dict[str, Any] = {}
+    config: _Config | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """One runtime and how its ExeUnit is started."""
+
+    name: str
+    version: str
+    command: tuple[str, ...]
+    """All that stands before the sub-command."""
+    properties: Mapping[str, Any] = field(default_factory=dict)
+
+    def service_command(
+        self, activity_id: str, *, agreement_file: Path, work_dir: Path, cache_dir: Path
+    ) -> list[str]:
+        """Return the command line that runs an activity (docs/protocol/activity-exeunit.md §6.1)."""
+        return [
+            *self.command,
+            "service-bus",
+            activity_id,
+            "/local/activity",
+            "-c",
+            str(cache_dir),
+            "-w",
+            str(work_dir),
+            "-a",
+            str(agreement_file),
+        ]
+
+
+BUILT_IN: Final = Descriptor(
+    name="wasmtime",
+    version=__version__,
+    command=(sys.executable, "-m", "shem.exeunit"),
+    properties={"wasm.wasi.version@v": "0.9.0"},
+)
+
+
+def load_descriptors(pattern: str | None) -> tuple[Descriptor, ...]:
+    """Read the descriptors that a path names (`*` allowed in it); the built-in one for None."""
+    if pattern is None:
+        return (BUILT_IN,)
+    paths = sorted(glob(pattern))  # noqa: PTH207 - the pattern may be absolute
+    found = [descriptor for path in paths for descriptor in _load_file(Path(path))]
+    if not found:
+        raise UsageError(f"EXE_UNIT_PATH {pattern!r}: no runtimes available")
+    if len(found) > DESCRIPTORS_MAX:
+        raise UsageError(f"EXE_UNIT_PATH {pattern!r}: more than {DESCRIPTORS_MAX} runtimes")
+    return tuple(found)
+
+
+def _load_file(path: Path) -> list[Descriptor]:
+    try:
+        entries = msgspec.json.decode(path.read_bytes(), type=list[_Entry])
+    except (OSError, msgspec.MsgspecError) as error:
+        raise UsageError(f"{path}: {error}") from error
+    return [_descriptor(path.parent, entry) for entry in entries]
+
+
+def _descriptor(base: Path, entry: _Entry) -> Descriptor:
+    supervisor = base / entry.supervisor_path
+    if not supervisor.exists():
+        raise UsageError(f"runtime {entry.name}: there is no {supervisor}")
+    command = [str(supervisor)]
+    if entry.runtime_path is not None:
+        runtime = base / entry.runtime_path
+        if not runtime.exists():
+            raise UsageError(f"runtime {entry.name}: there is no {runtime}")
+        command += ["-b", str(runtime)]
+    return Descriptor(
+        entry.name, entry.version, (*command, *entry.extra_args), dict(entry.properties)
+    )
+
+
+async def offer_template(descriptor: Descriptor) -> dict[str, Any]:
+    """Ask the ExeUnit for its template; UsageError when it gives none that can be used."""
+    text = await _output_of((*descriptor.command, "offer-template"), descriptor.name)
+    try:
+        template = json.loads(text)
+        properties = template["properties"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UsageError(f"runtime {descriptor.name}: bad offer template: {error!r}") from error
+    if not isinstance(properties, dict):
+        raise UsageError(f"runtime {descriptor.name}: the offer template's properties are no map")
+    return template if isinstance(template, dict) else {}
+
+
+async def _output_of(command: Sequence[str], name: str) -> bytes:
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE
+        )
+    except OSError as error:
+        raise UsageError(f"runtime {name}: {error}") from error
+    try:
+        async with asyncio.timeout(TEMPLATE_TIMEOUT_S):
+            output, _ = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise UsageError(f"runtime {name}: no offer template in {TEMPLATE_TIMEOUT_S} s") from None
+    if process.returncode != 0 or len(output) > TEMPLATE_SIZE_MAX:
+        raise UsageError(f"runtime {name}: offer-template failed ({process.returncode})")
+    return output
