@@ -10,7 +10,6 @@ from typing import Any, Final
 import msgspec
 
 from shem.activity.batches import BatchState, Coverage
-from shem.activity.script import Command
 from shem.kernel import times
 from shem.kernel.ids import ActivityId, AgreementId, BatchId, NodeId
 from shem.store.unit import Fetch, Row, Unit
@@ -200,7 +199,7 @@ def listed(batch: Batch, script: str) -> dict[str, object]:
     row: dict[str, object] = {
         "batchId": batch.batch_id,
         "state": batch.state.value,
-        "script": script,
+        "script": msgspec.json.decode(script),
         "createdDate": times.to_rfc3339(times.truncate_to_us(batch.created_ns)),
         "resultsStored": batch.stored,
         "commands": batch.commands,

@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from shem.activity import jsontext, scriptparts
-from shem.activity.jsontext import Member, ScriptError
+from shem.activity.jsontext import ScriptError
 from shem.kernel.errors import UsageError
 
 COMMANDS_MAX: Final = 4_096
@@ -133,5 +133,3 @@ _COMMANDS: Final[dict[str, tuple[Callable[[scriptparts.Fields], Command], str]]]
     "transfer": (_transfer, "Transfer"),
     "terminate": (_sign, "Terminate"),
 }
-
-__all__ = ["COMMANDS_MAX", "Member", "Script", "load_script", "parse_script", "script_digest"]

@@ -11,6 +11,7 @@ CREATE TABLE activity (
     intent_id      TEXT,
     state          TEXT NOT NULL,
     pending        TEXT,
+    before         TEXT,
     reason         TEXT,
     error_message  TEXT,
     state_ns       INTEGER NOT NULL,

@@ -1,0 +1,165 @@
+"""Creating an activity at a provider, once per intent.
+
+The intent is committed, then CreateActivity is sent with its id; a shem provider answers a repeat
+with the same activity, so the call is repeated while its time lasts, and a later call for the same
+agreement takes an unanswered intent up again. A legacy provider would make another activity: there
+one message is sent, and a lost answer is reported as such. Failpoints: `create.intent_committed`,
+`create.answered`.
+"""
+
+from dataclasses import replace
+from typing import Final
+
+import structlog
+
+from shem.activity import messages
+from shem.activity.intents import Intent, IntentState, load_intents, save_intent
+from shem.activity.messages import FEATURE_INTENT, EndpointGone, ProviderTimedOut, RemoteGsbError
+from shem.activity.parties import Agreement
+from shem.activity.peer import ANSWER_GRACE_S, Peers
+from shem.activity.records import Activity, Role, save_activity
+from shem.activity.states import ActivityState, State
+from shem.kernel import failpoints
+from shem.kernel.errors import ShemError, TimedOut, Unreachable
+from shem.kernel.ids import ActivityId, AgreementId
+from shem.kernel.world import World, new_hex_id
+from shem.store.unit import Store
+from shem.wire.errors import WireError
+
+log = structlog.get_logger()
+
+ATTEMPT_S: Final = 5.0
+"""Towards a shem provider one CreateActivity waits so long before it is repeated."""
+PAUSE_S: Final = 0.25
+
+
+class Creator:
+    """The requestor's half of a create."""
+
+    def __init__(self, store: Store, peers: Peers, world: World) -> None:
+        self._store = store
+        self._peers = peers
+        self._world = world
+        self._in_flight: set[tuple[str, str, str]] = set()
+
+    async def create(
+        self, agreement: Agreement, pub_key: str | None, intent_id: str | None, timeout_s: float
+    ) -> ActivityId:
+        """Return the id of the new activity; TimedOut leaves the intent open."""
+        deadline = self._world.clock.monotonic() + timeout_s + ANSWER_GRACE_S
+        intent = await self._intend(agreement, intent_id)
+        if intent.state is IntentState.DONE and intent.activity_id is not None:
+            return intent.activity_id
+        key = (agreement.requestor, agreement.agreement_id, intent.intent_id)
+        self._in_flight.add(key)
+        try:
+            failpoints.passing("create.intent_committed")
+            activity_id = await self._send(agreement, intent, pub_key, deadline)
+        except (ProviderTimedOut, EndpointGone) as error:
+            await self._failed(intent, error)
+            raise
+        except (TimedOut, Unreachable, RemoteGsbError, WireError):
+            raise
+        except ShemError as error:
+            await self._failed(intent, error)
+            raise
+        finally:
+            self._in_flight.discard(key)
+        failpoints.passing("create.answered")
+        await self._done(agreement, intent, activity_id)
+        return activity_id
+
+    async def _intend(self, agreement: Agreement, intent_id: str | None) -> Intent:
+        """Take up the chosen or an unanswered intent, or commit a new one."""
+        async with self._store.unit(agreement.agreement_id) as unit:
+            known = await load_intents(unit.fetch, agreement.requestor, agreement.agreement_id)
+            for intent in known:
+                key = (agreement.requestor, agreement.agreement_id, intent.intent_id)
+                if intent_id is not None:
+                    fits = intent.intent_id == intent_id
+                else:
+                    fits = intent.state is IntentState.OPEN and key not in self._in_flight
+                if fits:
+                    return intent
+            fresh = Intent(
+                intent_id=intent_id or new_hex_id(self._world.rng),
+                identity=agreement.requestor,
+                agreement_id=AgreementId(agreement.agreement_id),
+                provider=agreement.provider,
+                state=IntentState.OPEN,
+                activity_id=None,
+                message=None,
+            )
+            save_intent(unit, fresh, self._world.clock.wall_ns())
+        return fresh
+
+    async def _send(
+        self, agreement: Agreement, intent: Intent, pub_key: str | None, deadline: float
+    ) -> ActivityId:
+        clock = self._world.clock
+        repeats = await self._peers.can(agreement.provider, FEATURE_INTENT)
+        while (left_s := deadline - clock.monotonic()) > 0:
+            started = clock.monotonic()
+            body = messages.create_activity(
+                agreement.agreement_id,
+                agreement.provider,
+                max(left_s - ANSWER_GRACE_S, 0.0),
+                pub_key,
+                intent.intent_id,
+            )
+            try:
+                reply = await self._peers.ask(
+                    agreement.requestor,
+                    agreement.provider,
+                    "activity/CreateActivity",
+                    body,
+                    timeout_s=min(left_s, ATTEMPT_S) if repeats else left_s,
+                )
+                return ActivityId(messages.parse_created(reply))
+            except ProviderTimedOut:
+                raise
+            except (TimedOut, Unreachable) as error:
+                log.info("create.unanswered", agreement=agreement.agreement_id, reason=str(error))
+                if not repeats:
+                    raise self._lost(agreement, error) from error
+            spent_s = clock.monotonic() - started
+            await clock.sleep(min(max(PAUSE_S - spent_s, 0.0), max(left_s - spent_s, 0.0)))
+        raise TimedOut("Timeout: no answer to CreateActivity; a repeat returns the same activity")
+
+    def _lost(self, agreement: Agreement, error: ShemError) -> ShemError:
+        """Word what an unanswered create towards a legacy provider means."""
+        if isinstance(error, Unreachable):
+            return error
+        return TimedOut(
+            "Timeout: no answer to CreateActivity, and this provider cannot be asked whether it"
+            f" made an activity; terminate agreement {agreement.agreement_id} to be safe",
+            code="create-unknown",
+        )
+
+    async def _failed(self, intent: Intent, error: ShemError) -> None:
+        failed = replace(intent, state=IntentState.FAILED, message=error.message)
+        async with self._store.unit(intent.agreement_id) as unit:
+            save_intent(unit, failed, self._world.clock.wall_ns())
+
+    async def _done(self, agreement: Agreement, intent: Intent, activity_id: ActivityId) -> None:
+        now_ns = self._world.clock.wall_ns()
+        activity = Activity(
+            activity_id=activity_id,
+            role=Role.REQUESTOR,
+            identity=agreement.requestor,
+            agreement_id=AgreementId(agreement.agreement_id),
+            requestor=agreement.requestor,
+            provider=agreement.provider,
+            app_session_id=agreement.app_session_id,
+            intent_id=intent.intent_id,
+            state=ActivityState(State.INITIALIZED),
+            before=None,
+            usage=None,
+            usage_ns=now_ns,
+            destroy_ns=None,
+            created_ns=now_ns,
+        )
+        done = replace(intent, state=IntentState.DONE, activity_id=activity_id)
+        async with self._store.unit(agreement.agreement_id) as unit:
+            save_activity(unit, activity)
+            save_intent(unit, done, now_ns)

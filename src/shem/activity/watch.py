@@ -1,0 +1,67 @@
+"""When an ExeUnit that says nothing is called unresponsive, and when dead.
+
+Rules (docs/protocol/activity-exeunit.md §5.3): silent for more than 5 s is Unresponsive, for more
+than 10 s it is destroyed; only usage reports count. After a start of the node all ExeUnits have a
+grace of 60 s to find it again. Pure.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Final
+
+UNRESPONSIVE_S: Final = 5.0
+DEAD_S: Final = 10.0
+GRACE_S: Final = 60.0
+"""After the node's start; also how long an activity may be New without anyone waiting for it."""
+
+
+class Verdict(Enum):
+    """What the monitor does about an activity."""
+
+    FINE = auto()
+    UNRESPONSIVE = auto()
+    DEAD = auto()
+
+
+@dataclass(slots=True)
+class Watch:
+    """Who was heard when (monotonic seconds), for the activities of this node as provider."""
+
+    started: float
+    heard: dict[str, float] = field(default_factory=dict)
+    condemned: set[str] = field(default_factory=set)
+
+    @property
+    def grace_ends(self) -> float:
+        return self.started + GRACE_S
+
+    def in_grace(self, now: float) -> bool:
+        return now < self.grace_ends
+
+    def adopt(self, activity_id: str) -> None:
+        """Take over a living activity of an earlier run: it may take its time."""
+        self.heard[activity_id] = self.grace_ends - UNRESPONSIVE_S
+
+    def hear(self, activity_id: str, now: float) -> None:
+        """Note a sign of life."""
+        self.heard[activity_id] = now
+        self.condemned.discard(activity_id)
+
+    def verdict(self, activity_id: str, now: float) -> Verdict:
+        """Judge an activity that has started; the first look counts as hearing from it."""
+        silent_s = now - self.heard.setdefault(activity_id, now)
+        if silent_s > DEAD_S:
+            return Verdict.DEAD
+        return Verdict.UNRESPONSIVE if silent_s > UNRESPONSIVE_S else Verdict.FINE
+
+    def condemn(self, activity_id: str) -> bool:
+        """Note that the activity's destruction was asked for; False when it was already."""
+        if activity_id in self.condemned:
+            return False
+        self.condemned.add(activity_id)
+        return True
+
+    def forget_all_but(self, alive: set[str]) -> None:
+        for activity_id in self.heard.keys() - alive:
+            del self.heard[activity_id]
+        self.condemned &= alive
