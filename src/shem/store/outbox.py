@@ -31,7 +31,6 @@ ATTEMPT_MAX_S: Final = 120.0
 """A guard: deliverers have their own, shorter timeouts."""
 RETRIES_AT_ONCE_MAX: Final = 64
 """Retries and what a start finds share these; new rows and those of a peer come alive do not."""
-SLOT_WAIT_S: Final = 1.0
 SCAN_ROWS: Final = 1_000
 SCAN_INTERVAL_S: Final = 60.0
 PENDING_MAX: Final = 1_000
@@ -116,6 +115,7 @@ class Outbox:
         self._lanes: dict[LaneKey, Lane] = {}
         self._peers: dict[NodeId, set[LaneKey]] = {}
         self._retrying = 0
+        self._queued: dict[LaneKey, Lane] = {}
         self._purge_due = 0.0
 
     def register(self, kind: str, deliver: Deliver) -> None:
@@ -203,15 +203,15 @@ class Outbox:
         """Attempt one delivery and record its outcome."""
         hurry = lane.kicked or (lane.failures == 0 and not lane.recovered)
         if not hurry and self._retrying >= RETRIES_AT_ONCE_MAX:
-            lane.delay_s = SLOT_WAIT_S
-            await lane.pause(self._world.clock.monotonic)
+            await self._queue_up(lane)
             return
         lane.kicked = False
         self._retrying += not hurry
         try:
             outcome = await self._attempt(row)
         finally:
-            self._retrying -= not hurry
+            if not hurry:
+                self._hand_on()
         failpoints.passing("outbox.delivered_before_settled")
         if isinstance(outcome, Retry):
             lane.failed(self._world.rng.unit())
@@ -233,6 +233,18 @@ class Outbox:
             )
         lane.failures = 0
         lane.recovered = False
+
+    async def _queue_up(self, lane: Lane) -> None:
+        """Wait until another retry has ended, or for a sign of life."""
+        self._queued[lane.key] = lane
+        lane.wake.clear()
+        await lane.wake.wait()
+        self._queued.pop(lane.key, None)
+
+    def _hand_on(self) -> None:
+        self._retrying -= 1
+        if self._queued:
+            self._queued.pop(next(iter(self._queued))).wake.set()
 
     async def _attempt(self, row: OutboxRow) -> Outcome:
         deliver = self._deliverers.get(row.kind)
