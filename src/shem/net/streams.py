@@ -12,6 +12,7 @@ Sans-IO: packets, messages and the time go in; `outputs()` tells what to send an
 * a connection that never came about takes its waiting messages with it.
 """
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
@@ -35,6 +36,8 @@ QUEUED_BYTES_MAX: Final = 2 * MESSAGE_SIZE_MAX
 """Waiting for one peer on one channel; a message beyond is refused."""
 BUFFERED_BYTES_MAX: Final = 8 * MESSAGE_SIZE_MAX
 """Incomplete frames of all connections together; the one that exceeds it ends."""
+FLUSH_TIMEOUT_S: Final = 5.0
+"""How long a shutdown waits for peers to take what is queued."""
 REPAIRS_MAX: Final = 4096
 """Cut-off frames remembered until the next connection; the oldest is forgotten."""
 
@@ -102,6 +105,7 @@ class Streams:
         self._repairs: OrderedDict[_LaneKey, int] = OrderedDict()
         self._outputs: list[Output] = []
         self._closing = False
+        self._flush_until = math.inf
 
     # --- commands ---
 
@@ -128,13 +132,17 @@ class Streams:
         for channel in sorted({_channel_of(each) for each in connections}):
             self._outputs.append(StreamLost(peer, channel, reason))
 
+    def probe(self, peer: NodeId, now: float) -> None:
+        """Find out soon which connections the peer still knows: its session has changed."""
+        self._stack.probe(peer, now)
+
     def shutdown(self, now: float) -> None:
-        """Finish what is queued and close everything; tick until `closed`."""
+        """Finish what is queued, then close everything; go on until `closed`."""
         self._closing = True
+        self._flush_until = now + FLUSH_TIMEOUT_S
         self._stack.stop_listening()
-        for connection in list(self._stack):
-            connection.close(now)
-            self._stack.touch(connection, now)
+        for peer in self._stack.peers():
+            self._close_when_flushed(peer, now)
 
     # --- inputs ---
 
@@ -147,11 +155,17 @@ class Streams:
             return
         for event in events:
             self._on_event(event, now)
+        if self._closing:
+            self._close_when_flushed(peer, now)
 
     def tick(self, now: float) -> None:
         """Do what is due by now."""
         for event in self._stack.tick(now):
             self._on_event(event, now)
+        if now >= self._flush_until:
+            self._flush_until = math.inf
+            for peer in self._stack.peers():
+                self._close(peer, now)
 
     # --- outputs ---
 
@@ -163,7 +177,9 @@ class Streams:
         return outputs
 
     def next_deadline(self) -> float | None:
-        return self._stack.next_deadline()
+        """Return when to call `tick`; at once when `outputs` has something."""
+        due = self._stack.next_deadline()
+        return due if due is None else min(due, self._flush_until)
 
     @property
     def closed(self) -> bool:
@@ -172,7 +188,7 @@ class Streams:
 
     def queued_bytes(self, peer: NodeId) -> int:
         """Return the bytes that wait for the peer or are not yet acknowledged by it."""
-        lanes = [lane for (node, _), lane in self._lanes.items() if node == peer]
+        lanes = [lane for channel in PORTS if (lane := self._lanes.get((peer, channel)))]
         return sum(lane.waiting_bytes + lane.connection.sender.pending_bytes for lane in lanes)
 
     def sockets(self) -> list[SocketInfo]:
@@ -231,6 +247,16 @@ class Streams:
             self._abandon([connection], now)
         elif connection.dialled or connection in self._buffers:
             self._lose(connection, end, now)
+
+    def _close_when_flushed(self, peer: NodeId, now: float) -> None:
+        """Close all connections with the peer together: it drops all when it sees one close."""
+        if not self.queued_bytes(peer):
+            self._close(peer, now)
+
+    def _close(self, peer: NodeId, now: float) -> None:
+        for connection in self._stack.with_peer(peer):
+            connection.close(now)
+            self._stack.touch(connection, now)
 
     # --- ways to a peer ---
 

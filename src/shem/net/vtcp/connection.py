@@ -118,6 +118,8 @@ class Connection:
 
     def close(self, now: float) -> None:
         """End after all queued frames; at once when nothing was agreed on yet."""
+        if self.state is State.CLOSING:
+            return
         if self.state is not State.ESTABLISHED:
             self.abort()
             return

@@ -6,7 +6,8 @@ like that of data. Rules:
 * never more under way than the peer's window, the congestion window and `IN_FLIGHT_MAX` allow;
 * data is cut at multiples of four bytes (spec §9.1, rule 3);
 * transmissions are numbered; one is lost when one sent three later has arrived. What has arrived is
-  told by the peer's selective acknowledgements; without them three plain duplicates count as much;
+  told by the peer's selective acknowledgements; without them three plain duplicates count as much.
+  A path that shows to reorder more gets more patience, until the next time-out;
 * time-out: everything under way is lost, and is resent as the congestion window allows.
 
 Spec: docs/protocol/net.md §8.2 (selective acknowledgements), §8.4.
@@ -26,8 +27,10 @@ from shem.net.vtcp.timing import (
 )
 from shem.wire.tcp import FIN, PSH
 
-REORDER_MAX: Final = 3
+REORDER_MIN: Final = 3
 """A packet overtaken by one sent this many later is lost."""
+REORDER_MAX: Final = 24
+"""The same on a path that reorders."""
 _PAYLOAD_MIN: Final = 536
 """A peer may announce less, but gets this: tiny segments only burn our time."""
 
@@ -82,6 +85,7 @@ class Sender:
         self._order = 0
         self._newest = 0
         """Highest number of a transmission that arrived."""
+        self._reorder = REORDER_MIN
         self._plain_duplicates = 0
         self._recover_until = 0
         """Losses below this offset have already narrowed the window."""
@@ -171,11 +175,12 @@ class Sender:
 
     def on_timeout(self, now: float) -> None:
         """Count everything under way as lost; with a shut window, just wait longer."""
-        self._timer.back_off()
+        self._timer.back_off(connecting=self.acknowledged == 0)
         self.deadline = now + self._timer.rto_s
         if not self._flight:
             return
         self._congestion.on_timeout()
+        self._reorder = REORDER_MIN
         self._recover_until = self.next
         reneged = self._flight[0].arrived
         for segment in self._flight:
@@ -251,14 +256,18 @@ class Sender:
             self._lost_count -= 1
         else:
             self._under_way -= segment.size
-        segment.arrived, segment.lost = True, False
-        # The first copy may have arrived after all: too early an answer says nothing of the latest.
-        if not segment.again or now - segment.sent_at >= self._timer.shortest_s:
+        too_early = segment.again and now - segment.sent_at < self._timer.shortest_s
+        if segment.lost or too_early:  # an earlier copy arrived after all
+            self._reorder = min(self._reorder * 2, REORDER_MAX)
+            self._congestion.undo()
+        if not too_early:
             self._newest = max(self._newest, segment.order)
+        segment.arrived, segment.lost = True, False
         return segment.size
 
     def _find_lost(self) -> None:
-        overtaken = self._newest - REORDER_MAX
+        patience = max(min(self._reorder, len(self._flight) // 2), REORDER_MIN)
+        overtaken = self._newest - patience
         for segment in self._flight:
             if segment.order <= overtaken and not segment.arrived and not segment.lost:
                 self._on_lost(segment)
@@ -267,7 +276,7 @@ class Sender:
         """Count it: a peer without selective acknowledgements says no more than this."""
         self._plain_duplicates += 1
         first = self._flight[0]
-        if self._plain_duplicates == REORDER_MAX and not first.again:
+        if self._plain_duplicates == REORDER_MIN and not first.again:
             self._on_lost(first)
 
     def _on_lost(self, segment: Outgoing) -> None:

@@ -78,6 +78,9 @@ class Stack:
     def __len__(self) -> int:
         return self._count
 
+    def peers(self) -> list[NodeId]:
+        return list(self._peers)
+
     def with_peer(self, peer: NodeId) -> list[Connection]:
         return list(self._peers.get(peer, {}).values())
 

@@ -14,6 +14,8 @@ RTO_INITIAL_S: Final = 1.0
 RTO_MIN_S: Final = 0.3
 """Above the 250 ms by which yagna's timers may delay an acknowledgement."""
 RTO_MAX_S: Final = 10.0
+RTO_MAX_CONNECTING_S: Final = 2.0
+"""A peer that comes back should be met soon, and a SYN costs little."""
 
 IN_FLIGHT_MAX: Final = 96 * SEGMENT_SIZE
 """Unacknowledged bytes of a connection, about 128 KiB: a UDP socket buffer must hold a burst."""
@@ -50,9 +52,10 @@ class RetransmissionTimer:
         self._base_s = min(max(wanted, RTO_MIN_S), RTO_MAX_S)
         self.rto_s = self._base_s
 
-    def back_off(self) -> None:
+    def back_off(self, *, connecting: bool) -> None:
         """Double after a time-out."""
-        self.rto_s = min(self.rto_s * 2, RTO_MAX_S)
+        limit = RTO_MAX_CONNECTING_S if connecting else RTO_MAX_S
+        self.rto_s = min(self.rto_s * 2, limit)
 
     def relax(self) -> None:
         """Forget the doubling: the peer acknowledged something new."""
@@ -65,13 +68,20 @@ class CongestionWindow:
     def __init__(self) -> None:
         self.size: int = _WINDOW_INITIAL
         self._threshold: int = IN_FLIGHT_MAX
+        self._before_loss: int = 0
 
     def on_acknowledged(self, count: int) -> None:
         growth = count if self.size < self._threshold else SEGMENT_SIZE * count // self.size
         self.size = min(self.size + growth, IN_FLIGHT_MAX)
 
     def on_loss(self) -> None:
+        self._before_loss = self.size
         self._threshold = self.size = max(int(self.size * _SHRINK_ON_LOSS), _WINDOW_MIN)
+
+    def undo(self) -> None:
+        """The latest loss was none: the packet only came late."""
+        self.size = max(self.size, self._before_loss)
+        self._threshold = max(self._threshold, self.size)
 
     def on_timeout(self) -> None:
         self._threshold = max(int(self.size * _SHRINK_ON_TIMEOUT), _WINDOW_MIN)
