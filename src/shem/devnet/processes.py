@@ -1,0 +1,165 @@
+"""One child process, and the search for what children left behind.
+
+Every process of a devnet, ExeUnits of a killed agent included, carries the devnet's mark in its
+environment (MARK_VARIABLE), or is an ExeUnit that works in the devnet's directory; `left_behind`
+finds them all, and nothing else. Signals go to a process only after its start time was compared, so
+never to a stranger with the same number.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from shem.kernel.errors import ShemError
+from shem.kernel.world import Process, World
+
+MARK_VARIABLE: Final = "SHEM_DEVNET"
+EXE_UNIT: Final = "exe-unit"
+STOP_TIMEOUT_S: Final = 8.0
+"""From SIGTERM to SIGKILL."""
+KILL_TIMEOUT_S: Final = 5.0
+POLL_S: Final = 0.05
+LOG_TAIL_LINES: Final = 12
+FOREIGN_SETTINGS: Final = ("YAGNA_", "YA_", "SHEM_", "GSB_URL", "SUBNET", "DATA_DIR", "NODE_NAME")
+KEPT_SETTINGS: Final = ("SHEM_LOG_LEVEL", "SHEM_FAILPOINTS")
+
+
+class DevnetError(ShemError):
+    """The devnet could not be started, or one of its processes ended on its own."""
+
+    code = "devnet"
+
+
+def clean_environment() -> dict[str, str]:
+    """Return our environment without the settings of other nodes on this machine."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in KEPT_SETTINGS or not name.startswith(FOREIGN_SETTINGS)
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A started process of the devnet."""
+
+    name: str
+    log: Path
+    _process: Process
+    _watched: psutil.Process
+
+    @classmethod
+    async def start(
+        cls,
+        world: World,
+        name: str,
+        command: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        log: Path,
+    ) -> "Child":
+        started = await world.processes.start(command, cwd=cwd, env=env, log=log)
+        try:
+            watched = psutil.Process(started.pid)
+        except psutil.NoSuchProcess as error:
+            raise DevnetError(f"{name} ended at once; {_tail(log)}") from error
+        return cls(name, log, started, watched)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return is_alive(self._watched)
+
+    def memory_bytes(self) -> int:
+        """Return the resident memory."""
+        return int(self._watched.memory_info().rss)
+
+    async def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        self._signal(signal.SIGKILL)
+        await asyncio.wait_for(self._process.wait(), KILL_TIMEOUT_S)
+
+    async def stop(self) -> None:
+        """SIGTERM; SIGKILL when it does not end in time."""
+        self._signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT_S)
+        except TimeoutError:
+            await self.kill()
+
+    async def ended(self) -> int:
+        """Wait for the process's own end and return its exit status."""
+        return await self._process.wait()
+
+    def check(self) -> None:
+        """Raise DevnetError, with the end of its log, when the process is gone."""
+        if not self.alive:
+            raise DevnetError(f"{self.name} has ended; {_tail(self.log)}")
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self._watched.send_signal(number)
+
+
+def _tail(log: Path) -> str:
+    try:
+        lines = log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
+    except OSError:
+        lines = []
+    return f"its log ({log}) ends:\n" + "\n".join(f"    {line}" for line in lines)
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def left_behind(mark: str, directory: Path) -> list[psutil.Process]:
+    """Find the living processes of a devnet, whoever started them; never this process."""
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        if process.pid == os.getpid() or not _belongs(process, mark, str(directory)):
+            continue
+        if is_alive(process):
+            found.append(process)
+    return found
+
+
+def _belongs(process: psutil.Process, mark: str, directory: str) -> bool:
+    try:
+        if process.environ().get(MARK_VARIABLE) == mark:
+            return True
+        command = process.cmdline()
+        at_home = any(part.startswith(directory + os.sep) for part in command)
+        return EXE_UNIT in command and at_home
+    except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
+        return False
+
+
+async def sweep(mark: str, directory: Path, world: World) -> int:
+    """Kill what `left_behind` finds until it finds nothing; returns how many there were."""
+    killed: set[int] = set()
+    deadline = world.clock.monotonic() + KILL_TIMEOUT_S
+    while found := left_behind(mark, directory):
+        for process in found:
+            killed.add(process.pid)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        if world.clock.monotonic() > deadline:
+            pids = ", ".join(str(process.pid) for process in found)
+            raise DevnetError(f"processes {pids} cannot be ended")
+        await world.clock.sleep(POLL_S)
+    return len(killed)
