@@ -148,7 +148,7 @@ class Batch(Model, frozen=True):
     batch_id: str
     state: str
     commands: int = 0
-    results: int = 0
+    results: int = msgspec.field(default=0, name="resultsStored")
     created_date: str = ""
     message: str | None = None
 
