@@ -1,0 +1,448 @@
+"""The session layer of a node, sans IO: one socket's datagrams in, decisions out (spec §4 - §7).
+
+`receive`, `send`, `tick`, `next_deadline`, `outputs`. The parts: `relay_link` (our relay session),
+`dialler` and `acceptor` (handshakes), `router` (routes), `session` (what is established), `post`
+(the way out). This module only tells them what arrived. Rules:
+
+* sessions are found by source address, and their id must match: nothing else authenticates them;
+* who a peer is follows from signatures alone; what the relay says about nodes is vouched for;
+* Disconnected is obeyed from the session it names, and a mere hint from everybody else.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+
+from shem.identity.keys import PrivateKey
+from shem.kernel.caller import Assurance
+from shem.kernel.errors import PeerError, UsageError
+from shem.kernel.ids import NodeId, node_id_from_bytes
+from shem.kernel.rates import RateLimit
+from shem.kernel.world import Rng
+from shem.net.acceptor import Acceptor, claimed_node
+from shem.net.dialler import DialFailed, Dialler, Established, Greet, Prove
+from shem.net.outputs import (
+    Address,
+    DeliverPacket,
+    NeighboursFound,
+    Output,
+)
+from shem.net.post import Post
+from shem.net.registry import read_endpoints, read_node
+from shem.net.relay_link import RegisterUs, RelayLink
+from shem.net.requests import ASK, IDLE_PING, LATENCY_PING, Answer, Unanswered
+from shem.net.router import LookUp, Reverse, Router
+from shem.net.session import CheckAlive, MeasureLatency, Session
+from shem.net.slots import SlotQuestions, WhoIs
+from shem.net.types import Peer
+from shem.wire import relay as r
+from shem.wire.forward import Forward, Kind, decode_forward, kind_of
+from shem.wire.relay_codec import decode_packet
+
+WATCH_INTERVAL_S: Final = 0.5
+"""How often sessions and half-open tries are looked over."""
+RESUME_AGAIN_S: Final = (0.15, 0.5)
+"""ResumeForwarding is not acknowledged, and without it a yagna stays silent."""
+STRANGER_RATE_PER_S: Final = 20.0
+"""Answers per source address to those with whom we have no session."""
+STRANGER_BURST: Final = 40.0
+HINT_RATE_PER_S: Final = 0.5
+HINT_BURST: Final = 2.0
+"""Unauthenticated hints followed per node."""
+DIAL_BACK_RATE_PER_S: Final = 20.0
+DIAL_BACK_BURST: Final = 100.0
+
+log = structlog.get_logger()
+
+
+class Neighbourhood:
+    """Purpose of the Neighbours request."""
+
+
+class NodeCore:
+    """One node; the first key is its default identity."""
+
+    def __init__(
+        self,
+        rng: Rng,
+        keys: Sequence[PrivateKey],
+        *,
+        relay: Address | None,
+        own_addresses: frozenset[Address] = frozenset(),
+    ) -> None:
+        self._own_id = keys[0].node_id
+        self._post = Post(rng)
+        self._dialler = Dialler(self._post, keys)
+        self._acceptor = Acceptor(self._post, keys)
+        self.link = RelayLink(self._post, self._dialler, relay)
+        self.router = Router(
+            self._post,
+            dialler=self._dialler,
+            acceptor=self._acceptor,
+            link=self.link,
+            own_ids=frozenset(key.node_id for key in keys),
+            own_addresses=own_addresses,
+        )
+        self._slots = SlotQuestions(self._post)
+        self._last_public: Address | None = None
+        self._next_watch = 0.0
+        self._stranger_limit = RateLimit(STRANGER_RATE_PER_S, STRANGER_BURST)
+        self._hint_limit = RateLimit(HINT_RATE_PER_S, HINT_BURST)
+        self._dial_back_limit = RateLimit(DIAL_BACK_RATE_PER_S, DIAL_BACK_BURST)
+        self._on_answer: dict[type, Callable[[Answer, r.Packet, float], None]] = {
+            Greet: self._on_handshake_answer,
+            Prove: self._on_handshake_answer,
+            CheckAlive: self._on_pong,
+            MeasureLatency: self._on_pong,
+            LookUp: self._on_looked_up,
+            Reverse: self._on_reverse_answer,
+            WhoIs: self._on_slot_answer,
+        }
+
+    # --- face
+
+    def start(self, now: float, relay: Address | None = None) -> None:
+        """Begin; also when the relay's address has become known."""
+        self._next_watch = now
+        self.link.start(now, relay)
+
+    def receive(self, data: bytes, source: Address, now: float) -> None:
+        """Take a datagram; what is malformed is dropped with a debug line."""
+        try:
+            match kind_of(data):
+                case Kind.FORWARD:
+                    self._on_forward(decode_forward(data), source, now)
+                case Kind.CONTROL:
+                    self._on_control(decode_packet(data), len(data), source, now)
+        except (PeerError, UsageError) as error:
+            log.debug("datagram.refused", source=source, reason=error.message)
+
+    def send(self, node_id: NodeId, flags: int, payload: bytes, now: float) -> None:
+        """Send a Forward; without a route it is held while one is searched."""
+        self.router.send(node_id, flags.to_bytes(2, "big") + payload, now)
+
+    def find_neighbours(self, count: int, now: float) -> None:
+        """Ask the relay; answered by `NeighboursFound`."""
+        session = self.link.session
+        if session is None or not self.link.is_up:
+            self._post.emit(NeighboursFound(None))
+            return
+        self._post.requests.start(
+            Neighbourhood,
+            session.address,
+            session.session_id,
+            r.FindNeighbours(count),
+            pattern=ASK,
+            now=now,
+        )
+
+    def disconnect(self, node_id: NodeId) -> None:
+        """Drop the route to a node; the next packet searches one."""
+        default = self.router.registry.default_of(node_id)
+        if session := self.router.sessions.find(default):
+            self.router.close(session, tell=True)
+        self.router.drop_relayed(default)
+
+    def shutdown(self) -> None:
+        """Say goodbye to everybody."""
+        for session in self.router.sessions:
+            self.router.close(session, tell=True)
+        self.link.stop()
+
+    def outputs(self) -> list[Output]:
+        return self._post.take()
+
+    def next_deadline(self) -> float:
+        times = (
+            self._next_watch,
+            self._post.next_deadline(),
+            self._post.requests.next_deadline(),
+            self._dialler.next_deadline(),
+            self.link.next_deadline(),
+            self.router.next_deadline(),
+        )
+        return min(t for t in times if t is not None)
+
+    def tick(self, now: float) -> None:
+        self._post.tick(now)
+        for failed in self._post.requests.tick(now):
+            self._on_unanswered(failed, now)
+        self._dialler.tick(now)
+        self.link.tick(now)
+        self.router.tick(now)
+        if self._next_watch <= now:
+            self._next_watch = now + WATCH_INTERVAL_S
+            self._watch(now)
+
+    # --- Forwards
+
+    def _on_forward(self, forward: Forward, source: Address, now: float) -> None:
+        session = self.router.sessions.by_address.get(source)
+        if session is not None and session.session_id == forward.session_id:
+            assert session.peer is not None
+            session.heard(len(forward.payload), now)
+            if not session.may_send:
+                session.resume(self._post, now)  # its Resume got lost
+            self._post.emit(DeliverPacket(session.peer, forward.flags, forward.payload))
+        elif source == self.link.address:
+            self._on_relayed_forward(forward, now)
+        elif self._stranger_limit.allow(source, now):
+            self._post.disconnect(forward.session_id, source)
+
+    def _on_relayed_forward(self, forward: Forward, now: float) -> None:
+        session = self.link.session
+        if session is None or session.session_id != forward.session_id or not forward.slot:
+            return
+        session.heard(len(forward.payload), now)
+        info = self.router.registry.by_slot(forward.slot)
+        if info is None:
+            self._slots.hold(forward, session, now)
+            return
+        self._deliver_relayed(forward, now)
+
+    def _deliver_relayed(self, forward: Forward, now: float) -> None:
+        if info := self.router.registry.by_slot(forward.slot):
+            self.router.on_relayed(info, now)
+            peer = Peer(info.node_id, frozenset(info.identities), Assurance.VOUCHED)
+            self._post.emit(DeliverPacket(peer, forward.flags, forward.payload))
+
+    # --- control packets
+
+    def _on_control(self, packet: r.Packet, size: int, source: Address, now: float) -> None:
+        session = self._session_at(source)
+        if session is not None and session.session_id == packet.session_id:
+            session.heard(size, now)
+        else:
+            session = None
+        match packet.content:
+            case r.Request(_, r.Ping()):
+                self._on_ping(packet, source, session, now)
+            case r.Request(_, r.Session() as body) if source != self.link.address:
+                self._on_handshake_request(packet, body, source, now)
+            case r.Response():
+                self._on_response(packet, source, session, now)
+            case r.Control(r.ResumeForwarding()) if session is not None:
+                session.resume(self._post, now)
+            case r.Control(r.PauseForwarding()) if session is not None:
+                session.may_send = session.peer is None  # the relay does not pause
+            case r.Control(r.Disconnected() as notice):
+                self._on_disconnected(packet.session_id, notice, source, session, now=now)
+            case r.Control(r.DialBack() as notice) if session is self.link.session is not None:
+                self._on_dial_back(notice, now)
+
+    def _session_at(self, source: Address) -> Session | None:
+        if source == self.link.address:
+            return self.link.session
+        return self.router.sessions.by_address.get(source)
+
+    def _on_ping(
+        self, packet: r.Packet, source: Address, session: Session | None, now: float
+    ) -> None:
+        """Answer anybody; but tell those who believe in a session that we do not have."""
+        assert isinstance(packet.content, r.Request)
+        sid = packet.session_id
+        relay = self.link.session
+        is_known = (
+            session is not None
+            or (relay is not None and relay.session_id == sid)  # the public-address check
+            or self._dialler.is_dialling(source)
+            or self._acceptor.holds(source, sid)
+        )
+        if session is not None and not session.may_send:
+            session.resume(self._post, now)
+        if is_known or self._stranger_limit.allow(source, now):
+            code = r.Code.OK if is_known else r.Code.UNAUTHORIZED
+            self._post.respond(sid, packet.content.request_id, r.Pong(), source, code=code)
+
+    def _on_handshake_request(
+        self, packet: r.Packet, body: r.Session, source: Address, now: float
+    ) -> None:
+        if not packet.session_id:
+            claimed = claimed_node(body)
+            if claimed is not None and claimed < self._own_id:
+                # Both dial: the smaller id goes on, so that one session results.
+                self._dialler.yield_to_peer(source, now)
+        if established := self._acceptor.on_request(packet, body, source, now):
+            self._establish(established, now)
+
+    def _on_response(
+        self, packet: r.Packet, source: Address, session: Session | None, now: float
+    ) -> None:
+        assert isinstance(packet.content, r.Response)
+        if answer := self._post.requests.answered(packet, source, now):
+            if answer.purpose is Neighbourhood:
+                self._on_neighbours(packet.content, now)
+            elif answer.purpose is RegisterUs:
+                self._on_registered(packet.content, now)
+            else:
+                self._on_answer[type(answer.purpose)](answer, packet, now)
+        if packet.content.code == r.Code.UNAUTHORIZED and session is not None:
+            self._end(session, "the other end does not know the session", now, tell=True)
+
+    def _on_disconnected(
+        self,
+        packet_sid: bytes,
+        notice: r.Disconnected,
+        source: Address,
+        session: Session | None,
+        *,
+        now: float,
+    ) -> None:
+        from_relay = session is not None and session is self.link.session
+        if notice.session_id is not None:
+            if notice.session_id != packet_sid:
+                return
+            if session is not None:
+                self._end(session, "disconnected by the other end", now, tell=False)
+            elif failed := self._dialler.on_disconnected(source, packet_sid):
+                self._on_dial_failed(failed, now)
+            self._acceptor.drop(source, packet_sid)
+        elif notice.slot is not None:
+            if from_relay and (info := self.router.registry.by_slot(notice.slot)):
+                self.router.registry.forget(info.node_id)
+                self.router.drop_relayed(info.node_id)
+        elif notice.node_id is not None:
+            node_id = node_id_from_bytes(notice.node_id)
+            if from_relay or self._hint_limit.allow(node_id, now):
+                self.router.on_hint(node_id, now, from_relay=from_relay)
+
+    def _on_dial_back(self, notice: r.DialBack, now: float) -> None:
+        node_id = node_id_from_bytes(notice.node_id)
+        if self.router.sessions.find(node_id) or not self._dial_back_limit.allow(0, now):
+            return
+        address = next(iter(read_endpoints(notice.endpoints)), self.link.address)
+        if address is not None and address != self.link.address:
+            self._dialler.dial(address, node_id, now, forget_me=False)
+
+    # --- answers
+
+    def _on_handshake_answer(self, answer: Answer, packet: r.Packet, now: float) -> None:
+        match self._dialler.on_answer(answer, packet, now):
+            case Established() as established:
+                self._establish(established, now)
+            case DialFailed() as failed:
+                self._on_dial_failed(failed, now)
+
+    def _on_dial_failed(self, failed: DialFailed, now: float) -> None:
+        if failed.target is None:
+            self.link.on_dialled(failed, now)
+            return
+        log.info("peer.undialled", peer=failed.target, address=failed.address, why=failed.reason)
+        self.router.on_dial_failed(failed.address, now)
+
+    def _establish(self, established: Established, now: float) -> None:
+        address, sid = established.address, established.session_id
+        if address == self.link.address:
+            self.link.on_dialled(established, now)
+            return
+        ids = tuple(proven.node_id for proven in established.proven)
+        peer = Peer(ids[0], frozenset(ids), Assurance.PROVEN)
+        self._dialler.cancel(address)
+        session = Session(address, sid, peer, now, now, may_send=established.is_initiator)
+        if established.is_initiator:
+            self._post.control(sid, r.ResumeForwarding(), address)
+            for delay in RESUME_AGAIN_S:
+                self._post.control(sid, r.ResumeForwarding(), address, at=now + delay)
+        log.info("session.up", peer=peer.node_id, address=address, dialled=established.is_initiator)
+        self.router.on_session(session, now)
+        self._post.requests.start(
+            MeasureLatency(sid), address, sid, r.Ping(), pattern=LATENCY_PING, now=now
+        )
+
+    def _on_registered(self, response: r.Response, now: float) -> None:
+        self.link.on_registered(response, now)
+        if not self.link.is_up:
+            return
+        public, before = self.link.public_address, self._last_public
+        self._last_public = public or before
+        if public and before and public != before:
+            self._on_moved(now)
+        self.router.on_relay_up(now)
+
+    def _on_moved(self, now: float) -> None:
+        """Our own address is another one: peers still send to the old one (spec §6.7)."""
+        for session in self.router.sessions:
+            assert session.peer is not None
+            self.router.close(session, tell=False)
+            self.router.connect(session.peer.node_id, now)
+
+    def _on_pong(self, answer: Answer, packet: r.Packet, now: float) -> None:
+        assert isinstance(answer.purpose, CheckAlive | MeasureLatency)
+        for session in (*self.router.sessions, self.link.session):
+            if session is not None and session.session_id == answer.purpose.session_id:
+                session.ping_s = answer.round_trip_s
+
+    def _on_looked_up(self, answer: Answer, packet: r.Packet, now: float) -> None:
+        assert isinstance(answer.purpose, LookUp) and isinstance(packet.content, r.Response)
+        self.router.on_looked_up(answer.purpose.node_id, packet.content, now)
+
+    def _on_reverse_answer(self, answer: Answer, packet: r.Packet, now: float) -> None:
+        assert isinstance(answer.purpose, Reverse) and isinstance(packet.content, r.Response)
+        self.router.on_reverse_answered(answer.purpose.node_id, packet.content, now)
+
+    def _on_slot_answer(self, answer: Answer, packet: r.Packet, now: float) -> None:
+        assert isinstance(answer.purpose, WhoIs) and isinstance(packet.content, r.Response)
+        held = self._slots.take(answer.purpose.slot)
+        body = packet.content.body
+        if packet.content.code == r.Code.OK and isinstance(body, r.Node):
+            info = read_node(body)
+            if info.slot == answer.purpose.slot:
+                self.router.registry.learn(info, now)
+                for forward in held:
+                    self._deliver_relayed(forward, now)
+
+    def _on_neighbours(self, response: r.Response, now: float) -> None:
+        if response.code != r.Code.OK or not isinstance(response.body, r.Neighbours):
+            self._post.emit(NeighboursFound(None))
+            return
+        infos = {info.node_id: info for info in map(read_node, response.body.nodes)}
+        infos.pop(self._own_id, None)
+        for info in infos.values():
+            self.router.registry.learn(info, now)
+        self._post.emit(NeighboursFound(tuple(infos.values())))
+
+    def _on_unanswered(self, failed: Unanswered, now: float) -> None:
+        match failed.purpose:
+            case Greet(address) | Prove(address):
+                if dial_failed := self._dialler.on_unanswered(address, now):
+                    self._on_dial_failed(dial_failed, now)
+            case CheckAlive(session_id):
+                self._on_silence(session_id, failed.started, now)
+            case LookUp(node_id):
+                self.router.on_looked_up(node_id, None, now)
+            case Reverse(node_id):
+                self.router.on_reverse_answered(node_id, None, now)
+            case WhoIs(slot):
+                self._slots.take(slot)
+            case purpose if purpose is Neighbourhood:
+                self._post.emit(NeighboursFound(None))
+            case purpose if purpose is RegisterUs:
+                self.link.lost(now, "no answer to Register")
+
+    # --- keeping alive
+
+    def _watch(self, now: float) -> None:
+        self._acceptor.forget_old(now)
+        self.link.watch(now)
+        for session in self.router.sessions:
+            if session.is_unheard(now):
+                self.router.doubt(session, now)
+            elif session.is_idle(now):
+                self.router.doubt(session, now, IDLE_PING)
+
+    def _on_silence(self, session_id: bytes, since: float, now: float) -> None:
+        for session in (*self.router.sessions, self.link.session):
+            if session is not None and session.session_id == session_id:
+                if session.last_seen < since:
+                    self._end(session, "silence", now, tell=True)
+                return
+
+    def _end(self, session: Session, reason: str, now: float, *, tell: bool) -> None:
+        if session is self.link.session:
+            self.link.lost(now, reason)
+            self.router.on_relay_down(now)
+            return
+        assert session.peer is not None
+        log.info("session.down", peer=session.peer.node_id, reason=reason)
+        self.router.close(session, tell=tell)

@@ -1,0 +1,265 @@
+"""The initiator's half of handshakes, with the relay and with peers (docs/protocol/net.md §4).
+
+    GREETING --answer--> SOLVING --solved--> PROVING --answer--> established
+        ^ \\--silence--\\                      /
+        |               PAUSED <---silence---/      (a peer is told to drop the half-open try)
+        \\----- 0.2 s ----/
+
+A yagna never repeats an answer and ignores a new greeting while it holds a half-open try; hence
+the Disconnected before each retry. Pure but for the hashing, which is cut into slices.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from shem.identity.keys import PrivateKey
+from shem.identity.proof import ProvenIdentity, prove, sign_solution
+from shem.kernel.errors import PeerError
+from shem.kernel.ids import NodeId, node_id_to_bytes
+from shem.net.outputs import Address
+from shem.net.post import Post
+from shem.net.requests import Answer, Pattern
+from shem.wire import relay as r
+from shem.wire.challenge import CHALLENGE_SIZE, Solver
+
+P2P_DIFFICULTY: Final = 1
+ATTEMPTS_MAX: Final = 3
+RETRY_PAUSE_S: Final = 0.2
+"""Time for a yagna to abort its half-open try."""
+YIELD_S: Final = 1.5
+"""How long an own attempt rests while the peer dials us."""
+DIALS_MAX: Final = 256
+"""Attempts under way; further ones fail at once."""
+
+RELAY_GREETING: Final = Pattern((0.0, 0.5, 1.0, 2.0), 3.0)
+RELAY_PROOF: Final = Pattern((0.0, 0.5, 1.0, 2.0, 4.0, 6.0), 8.0)
+PEER_GREETING: Final = Pattern((0.0, 0.25, 0.6), 1.2)
+"""The second transmission finds a yagna that has just dropped its stale session."""
+PEER_PROOF: Final = Pattern((0.0, 0.5, 1.0, 1.5), 2.5, keep_id=True)
+"""With its id kept: once processed, it must not meet the new session of a yagna."""
+
+
+class Stage(StrEnum):
+    """Where an attempt stands."""
+
+    GREETING = "greeting"
+    SOLVING = "solving"
+    PROVING = "proving"
+    PAUSED = "paused"
+
+
+@dataclass(frozen=True, slots=True)
+class Greet:
+    """Purpose of a handshake's first request."""
+
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Prove:
+    """Purpose of a handshake's second request."""
+
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Established:
+    """A handshake succeeded; towards the relay nobody is proven."""
+
+    address: Address
+    session_id: bytes
+    proven: tuple[ProvenIdentity, ...]
+    is_initiator: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DialFailed:
+    """An attempt was given up."""
+
+    address: Address
+    target: NodeId | None
+    reason: str
+
+
+Result = Established | DialFailed
+
+
+@dataclass(slots=True, eq=False)
+class _Attempt:
+    address: Address
+    target: NodeId | None
+    """None: the relay."""
+    challenge: bytes
+    """Ours for the peer; empty towards the relay."""
+    stage: Stage = Stage.GREETING
+    session_id: bytes = b""
+    solver: Solver | None = None
+    count: int = 1
+    resume_at: float = 0.0
+    has_yielded: bool = False
+
+
+class Dialler:
+    """All own handshake attempts, one per address."""
+
+    def __init__(self, post: Post, keys: Sequence[PrivateKey]) -> None:
+        self._post = post
+        self._keys = keys
+        self._attempts: dict[Address, _Attempt] = {}
+        self._identities = tuple(
+            r.Identity(key.public_key, node_id_to_bytes(key.node_id)) for key in keys
+        )
+
+    def dial_relay(self, address: Address, now: float) -> None:
+        self._greet(_Attempt(address, None, b""), now)
+
+    def dial(self, address: Address, target: NodeId, now: float, *, forget_me: bool) -> bool:
+        """Begin with a peer; False when there are too many attempts or one with this address."""
+        if address in self._attempts or len(self._attempts) >= DIALS_MAX:
+            return False
+        if forget_me:
+            self._post.forget_me(node_id_to_bytes(self._keys[0].node_id), address)
+        self._greet(_Attempt(address, target, self._post.rng.token(CHALLENGE_SIZE)), now)
+        return True
+
+    def target_of(self, address: Address) -> NodeId | None:
+        attempt = self._attempts.get(address)
+        return attempt.target if attempt else None
+
+    def is_dialling(self, address: Address) -> bool:
+        return address in self._attempts
+
+    def cancel(self, address: Address) -> None:
+        if self._attempts.pop(address, None):
+            self._post.requests.cancel(Greet(address))
+            self._post.requests.cancel(Prove(address))
+
+    def yield_to_peer(self, address: Address, now: float) -> None:
+        """Rest once while the peer, whose id is smaller, dials us."""
+        attempt = self._attempts.get(address)
+        if attempt and not attempt.has_yielded and attempt.stage is Stage.GREETING:
+            attempt.has_yielded = True
+            self._pause(attempt, now + YIELD_S)
+
+    def on_answer(self, answer: Answer, packet: r.Packet, now: float) -> Result | None:
+        """Take the response to a Greet or Prove."""
+        purpose = answer.purpose
+        assert isinstance(purpose, Greet | Prove)
+        attempt = self._attempts.get(purpose.address)
+        if attempt is None:
+            return None
+        assert isinstance(packet.content, r.Response)
+        body = packet.content.body
+        if packet.content.code != r.Code.OK or not isinstance(body, r.Session):
+            return self._fail(attempt, f"refused with code {packet.content.code}")
+        try:
+            if attempt.stage is Stage.GREETING:
+                self._on_challenge(attempt, packet.session_id, body.challenge_req)
+                return None
+            return self._on_proof(attempt, body.challenge_resp)
+        except PeerError as error:
+            return self._fail(attempt, error.message)
+
+    def on_unanswered(self, address: Address, now: float) -> DialFailed | None:
+        """Retry a silent peer, after making it forget the half-open try."""
+        attempt = self._attempts.get(address)
+        if attempt is None:
+            return None
+        if attempt.target is None or attempt.count >= ATTEMPTS_MAX:
+            return self._fail(attempt, "no answer")
+        if attempt.stage is Stage.GREETING and attempt.count > 1:
+            return self._fail(attempt, "no answer")
+        attempt.count += 1
+        self._abort_at_peer(attempt)
+        self._pause(attempt, now + RETRY_PAUSE_S)
+        return None
+
+    def on_disconnected(self, address: Address, session_id: bytes) -> DialFailed | None:
+        """Take the peer's word that this half-open try is over."""
+        attempt = self._attempts.get(address)
+        if attempt is None or not session_id or attempt.session_id != session_id:
+            return None
+        return self._fail(attempt, "disconnected by the peer")
+
+    def tick(self, now: float) -> None:
+        """Work on challenges for a slice, and resume what was paused."""
+        for attempt in tuple(self._attempts.values()):
+            if attempt.stage is Stage.SOLVING:
+                self._solve(attempt, now)
+            elif attempt.stage is Stage.PAUSED and attempt.resume_at <= now:
+                self._greet(attempt, now)
+
+    def next_deadline(self) -> float | None:
+        """Return 0 (at once) while there is hashing to do."""
+        times = [
+            0.0 if attempt.stage is Stage.SOLVING else attempt.resume_at
+            for attempt in self._attempts.values()
+            if attempt.stage in (Stage.SOLVING, Stage.PAUSED)
+        ]
+        return min(times, default=None)
+
+    def _greet(self, attempt: _Attempt, now: float) -> None:
+        self._attempts[attempt.address] = attempt
+        attempt.stage = Stage.GREETING
+        attempt.session_id = b""
+        ask = r.ChallengeRequest(attempt.challenge, P2P_DIFFICULTY) if attempt.challenge else None
+        body = r.Session(challenge_req=ask, identities=self._identities)
+        pattern = RELAY_GREETING if attempt.target is None else PEER_GREETING
+        self._post.requests.start(
+            Greet(attempt.address), attempt.address, b"", body, pattern=pattern, now=now
+        )
+
+    def _pause(self, attempt: _Attempt, until: float) -> None:
+        self._post.requests.cancel(Greet(attempt.address))
+        self._post.requests.cancel(Prove(attempt.address))
+        attempt.stage = Stage.PAUSED
+        attempt.resume_at = until
+
+    def _on_challenge(
+        self, attempt: _Attempt, session_id: bytes, ask: r.ChallengeRequest | None
+    ) -> None:
+        if len(session_id) != r.SESSION_ID_SIZE or ask is None:
+            raise PeerError("a greeting was answered without session id or challenge")
+        if ask.kind != r.SHA3_512_LEADING_ZEROS:
+            raise PeerError(f"challenge of unknown kind {ask.kind}")
+        attempt.solver = Solver(ask.challenge, ask.difficulty)
+        attempt.session_id = session_id
+        attempt.stage = Stage.SOLVING
+
+    def _solve(self, attempt: _Attempt, now: float) -> None:
+        assert attempt.solver is not None
+        solution = attempt.solver.step()
+        if solution is None:
+            return
+        attempt.stage = Stage.PROVING
+        proof = r.ChallengeResponse(solution, sign_solution(solution, self._keys))
+        self._post.requests.start(
+            Prove(attempt.address),
+            attempt.address,
+            attempt.session_id,
+            r.Session(challenge_resp=proof),
+            pattern=RELAY_PROOF if attempt.target is None else PEER_PROOF,
+            now=now,
+        )
+
+    def _on_proof(self, attempt: _Attempt, proof: r.ChallengeResponse | None) -> Established:
+        proven: tuple[ProvenIdentity, ...] = ()
+        if attempt.target is not None:
+            if proof is None:
+                raise PeerError("the peer proves nothing")
+            proven = prove(attempt.challenge, P2P_DIFFICULTY, proof.solution, proof.signatures)
+            if proven[0].node_id != attempt.target:
+                raise PeerError(f"{proven[0].node_id} answered instead")
+        del self._attempts[attempt.address]
+        return Established(attempt.address, attempt.session_id, proven, is_initiator=True)
+
+    def _fail(self, attempt: _Attempt, reason: str) -> DialFailed:
+        self._abort_at_peer(attempt)
+        self.cancel(attempt.address)
+        return DialFailed(attempt.address, attempt.target, reason)
+
+    def _abort_at_peer(self, attempt: _Attempt) -> None:
+        session_id = attempt.session_id or self._post.rng.token(r.SESSION_ID_SIZE)
+        self._post.disconnect(session_id, attempt.address)

@@ -1,0 +1,160 @@
+"""The session with the relay: made, registered, kept alive, and made again (spec §4.1, §6.4).
+
+    WAITING --due--> HANDSHAKE --> REGISTERING --> UP
+       ^---------- any failure or loss -----------/
+
+A lost session is replaced at once, then with exponential back-off; the cap is ten seconds, because
+a node that is back must be found again quickly. Pure.
+"""
+
+from enum import StrEnum
+from typing import Final
+
+import structlog
+
+from shem.net.dialler import DialFailed, Dialler, Established
+from shem.net.outputs import Address, RelayDown, RelayUp
+from shem.net.post import Post
+from shem.net.registry import read_endpoints
+from shem.net.requests import ASK, IDLE_PING, LATENCY_PING
+from shem.net.session import CheckAlive, MeasureLatency, Session
+from shem.wire import relay as r
+
+BACKOFF_START_S: Final = 0.5
+BACKOFF_MAX_S: Final = 10.0
+JITTER: Final = 0.3
+
+log = structlog.get_logger()
+
+
+class State(StrEnum):
+    """Where the link stands."""
+
+    OFF = "off"
+    WAITING = "waiting"
+    HANDSHAKE = "handshake"
+    REGISTERING = "registering"
+    UP = "up"
+
+
+class RegisterUs:
+    """Purpose of the Register request."""
+
+
+class RelayLink:
+    """One link; `address` is None for a node without a relay."""
+
+    def __init__(self, post: Post, dialler: Dialler, address: Address | None) -> None:
+        self.address = address
+        self.session: Session | None = None
+        self.public_address: Address | None = None
+        self.state = State.OFF
+        self._post = post
+        self._dialler = dialler
+        self._backoff_s = 0.0
+        self._retry_at = 0.0
+
+    @property
+    def is_up(self) -> bool:
+        return self.state is State.UP
+
+    def start(self, now: float, address: Address | None = None) -> None:
+        """Begin, at the address that may have become known only now."""
+        self.address = address or self.address
+        if self.address is not None:
+            self.state = State.WAITING
+            self._retry_at = now
+
+    def stop(self) -> None:
+        """Leave the relay for good."""
+        if self.session is not None and self.address is not None:
+            self._post.disconnect(self.session.session_id, self.address)
+        if self.address is not None:
+            self._dialler.cancel(self.address)
+        self._cancel_requests()
+        self.session = None
+        self.state = State.OFF
+
+    def on_dialled(self, result: Established | DialFailed, now: float) -> None:
+        if isinstance(result, DialFailed):
+            self._wait(now, result.reason)
+            return
+        self.session = Session(result.address, result.session_id, None, now, now)
+        self.state = State.REGISTERING
+        self._post.control(result.session_id, r.ResumeForwarding(), result.address)
+        self._post.requests.start(
+            RegisterUs, result.address, result.session_id, r.Register(), pattern=ASK, now=now
+        )
+
+    def on_registered(self, response: r.Response, now: float) -> None:
+        if response.code != r.Code.OK or not isinstance(response.body, r.Register):
+            self.lost(now, f"registration refused with code {response.code}")
+            return
+        assert self.session is not None
+        endpoints = read_endpoints(response.body.endpoints)
+        self.public_address = endpoints[0] if endpoints else None
+        self.state = State.UP
+        self._backoff_s = 0.0
+        self._post.requests.start(
+            MeasureLatency(self.session.session_id),
+            self.session.address,
+            self.session.session_id,
+            r.Ping(),
+            pattern=LATENCY_PING,
+            now=now,
+        )
+        log.info("relay.session_up", relay=self.address, public=self.public_address)
+        self._post.emit(RelayUp(self.public_address))
+
+    def lost(self, now: float, reason: str) -> None:
+        """Drop the session and make another one, at once when this one had been up."""
+        if self.state is State.OFF or self.session is None or self.address is None:
+            return
+        self._post.disconnect(self.session.session_id, self.address)
+        self._cancel_requests()
+        was_up = self.is_up
+        self.session = None
+        if was_up:
+            self._post.emit(RelayDown(reason))
+            log.info("relay.session_lost", relay=self.address, reason=reason)
+            self.state = State.WAITING
+            self._retry_at = now
+            self._backoff_s = BACKOFF_START_S
+        else:
+            self._wait(now, reason)
+
+    def watch(self, now: float) -> None:
+        """Ping when it has been silent for long."""
+        session = self.session
+        if session is not None and session.is_idle(now):
+            self._post.requests.start(
+                CheckAlive(session.session_id),
+                session.address,
+                session.session_id,
+                r.Ping(),
+                pattern=IDLE_PING,
+                now=now,
+            )
+
+    def tick(self, now: float) -> None:
+        if self.state is State.WAITING and self._retry_at <= now and self.address is not None:
+            self.state = State.HANDSHAKE
+            self._dialler.dial_relay(self.address, now)
+
+    def next_deadline(self) -> float | None:
+        return self._retry_at if self.state is State.WAITING else None
+
+    def _wait(self, now: float, reason: str) -> None:
+        if self.state is State.OFF:
+            return
+        log.info("relay.unreachable", relay=self.address, reason=reason)
+        self._backoff_s = min(BACKOFF_MAX_S, max(BACKOFF_START_S, 2 * self._backoff_s))
+        spread = 1 - JITTER * self._post.rng.unit()
+        self.state = State.WAITING
+        self._retry_at = now + self._backoff_s * spread
+
+    def _cancel_requests(self) -> None:
+        self._post.requests.cancel(RegisterUs)
+        if self.session is not None:
+            self._post.requests.cancel(CheckAlive(self.session.session_id))
+            self._post.requests.cancel(MeasureLatency(self.session.session_id))

@@ -1,0 +1,433 @@
+"""The net of one node: the cores of this package on a socket and a timer.
+
+All traffic uses one UDP socket. `core.NodeCore` makes sessions and routes, `streams.Streams` the
+reliable channels inside them; this module carries datagrams, packets and messages between the
+socket, the two, and whoever subscribed. Messages are whole GSB packets; what is lost is told by
+`on_lost`, and nothing is repeated here. Spec: docs/protocol/net.md.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Final, Self
+
+import structlog
+
+from shem.identity.keys import PrivateKey
+from shem.kernel.datagrams import Address, Batch, DatagramSocket, send_once
+from shem.kernel.errors import NotFound, TimedOut, Unreachable, UsageError
+from shem.kernel.ids import ZERO_NODE, NodeId
+from shem.kernel.tasks import TaskScope
+from shem.kernel.world import World
+from shem.net import outputs as out
+from shem.net import streams as st
+from shem.net.assurance import StreamAssurance
+from shem.net.core import NodeCore
+from shem.net.neighbourhood import Neighbourhood
+from shem.net.streams import Streams
+from shem.net.types import (
+    DATAGRAM_MESSAGE_MAX,
+    MESSAGE_SIZE_MAX,
+    Channel,
+    NetStatus,
+    NodeInfo,
+    Peer,
+    SessionInfo,
+    SocketInfo,
+)
+from shem.wire.errors import WireError
+from shem.wire.forward import STREAM, UNRELIABLE, decode_unreliable, encode_unreliable
+
+LOOK_UP_TIMEOUT_S: Final = 4.0
+CONNECT_TIMEOUT_S: Final = 25.0
+WAITERS_MAX: Final = 10_000
+"""Senders and finders that wait at a time; further ones are refused."""
+CLOSE_TIMEOUT_S: Final = 2.0
+"""For streams to finish at shutdown."""
+CLOSE_PAUSE_S: Final = 0.1
+"""Between the end of the streams and that of the sessions (§6.4)."""
+RESOLVE_RETRY_S: Final = 2.0
+
+log = structlog.get_logger()
+
+
+class Net:
+    """See the module; `keys` are the node's identities, the default one first."""
+
+    def __init__(
+        self,
+        world: World,
+        keys: Sequence[PrivateKey],
+        bind: Address,
+        relay: Address | None,
+    ) -> None:
+        self.default_id = keys[0].node_id
+        self._world = world
+        self._keys = tuple(keys)
+        self._own_ids = frozenset(key.node_id for key in keys)
+        self._bind = bind
+        self._relay = relay
+        self._on_message: list[Callable[[Peer, Channel, bytes], None]] = []
+        self._on_lost: list[Callable[[NodeId, Channel], None]] = []
+        self._on_peer_up: list[Callable[[NodeId], None]] = []
+        self._assurance = StreamAssurance()
+        self._route_waiters: dict[NodeId, list[asyncio.Future[None]]] = {}
+        self._info_waiters: dict[NodeId, list[asyncio.Future[NodeInfo]]] = {}
+        self._neighbourhood = Neighbourhood(world)
+        self._online = asyncio.Event()
+        self._received_bytes = self._sent_bytes = 0
+        self._stack = AsyncExitStack()
+        self._timer: asyncio.TimerHandle | None = None
+        self._armed_for = 0.0
+
+    # --- running
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._socket = DatagramSocket(self._bind, self._on_batch)
+        self._core = NodeCore(
+            self._world.rng,
+            self._keys,
+            relay=None,
+            own_addresses=frozenset({self._socket.address}),
+        )
+        self._streams = Streams(self.default_id, self._world.rng)
+        self._core.start(self._now())
+        scope = await self._stack.enter_async_context(TaskScope())
+        if self._relay is not None:
+            scope.spawn(self._resolve_relay(*self._relay), "net.resolve_relay")
+        self._pump()
+        log.info("net.up", node=self.default_id, address=self._socket.address)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            await self._say_goodbye()
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._socket.close()
+            await self._stack.aclose()
+            self._fail_waiters(Unreachable("the net is shut down"))
+            log.info("net.down", node=self.default_id)
+
+    async def wait_online(self, timeout_s: float) -> None:
+        """Wait for a registered relay session; TimedOut."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._online.wait()
+        except TimeoutError:
+            raise TimedOut(f"not registered at the relay after {timeout_s} s") from None
+
+    # --- subscribing
+
+    def on_message(self, fn: Callable[[Peer, Channel, bytes], None]) -> None:
+        """Have `fn` called with every message that arrives."""
+        self._on_message.append(fn)
+
+    def on_lost(self, fn: Callable[[NodeId, Channel], None]) -> None:
+        """Have `fn` called when messages sent to or expected from a node may be lost."""
+        self._on_lost.append(fn)
+
+    def on_peer_up(self, fn: Callable[[NodeId], None]) -> None:
+        """Have `fn` called at a node's sign of life after silence."""
+        self._on_peer_up.append(fn)
+
+    # --- sending and finding
+
+    async def send(
+        self, target: NodeId, channel: Channel, message: bytes, *, timeout_s: float
+    ) -> None:
+        """Send one message, over a new session if need be; Unreachable or TimedOut.
+
+        Returning means that it is on its way, not that it has arrived.
+        """
+        limit = DATAGRAM_MESSAGE_MAX if channel is Channel.UNRELIABLE else MESSAGE_SIZE_MAX
+        if len(message) > limit:
+            raise UsageError(f"a message of {len(message)} bytes; the limit is {limit}")
+        await self._ensure_route(target, timeout_s)
+        now = self._now()
+        default = self._core.router.registry.default_of(target)
+        if channel is Channel.UNRELIABLE:
+            self._core.send(default, UNRELIABLE, encode_unreliable(message), now)
+        else:
+            self._streams.send(default, channel, message, now)
+        self._pump()
+
+    async def find(self, node_id: NodeId) -> NodeInfo:
+        """Ask the relay for a node; NotFound, or Unreachable when the relay does not answer."""
+        waiter: asyncio.Future[NodeInfo] = self._loop.create_future()
+        self._info_waiters.setdefault(node_id, []).append(waiter)
+        self._core.router.look_up(node_id, self._now())
+        self._pump()
+        try:
+            async with asyncio.timeout(LOOK_UP_TIMEOUT_S):
+                return await waiter
+        except TimeoutError:
+            raise Unreachable("the relay does not answer") from None
+
+    async def connect(self, node_id: NodeId) -> NodeInfo:
+        """Make a route to a node and return what is known of it."""
+        await self._ensure_route(node_id, CONNECT_TIMEOUT_S)
+        return await self.find(node_id)
+
+    async def disconnect(self, node_id: NodeId) -> None:
+        """Drop the session with a node; its streams live on over the next one."""
+        self._core.disconnect(node_id)
+        self._pump()
+
+    async def neighbours(self, count: int) -> list[NodeId]:
+        """Return up to `count` nodes near to us; Unreachable when the relay does not answer."""
+        waiter = self._neighbourhood.ask(self._loop)
+        self._core.find_neighbours(count, self._now())
+        self._pump()
+        return [info.node_id for info in await waiter][:count]
+
+    async def broadcast_targets(self) -> list[NodeId]:
+        """Choose the nodes for a broadcast: peers with a session, then neighbours (§9.6)."""
+        count = self._neighbourhood.fan_out(is_public=self.public_address is not None)
+        peers = [s.peer.node_id for s in self._core.router.sessions if s.peer is not None]
+        near = self._neighbourhood.cached(self._now())
+        if near is None:
+            near = await self.neighbours(count)
+            self._neighbourhood.keep(near, self._now())
+        return self._neighbourhood.choose(peers, near, count)
+
+    def forget_neighbours(self) -> None:
+        """Ask the relay again at the next broadcast: somebody new is there."""
+        self._neighbourhood.forget()
+
+    # --- looking at it
+
+    @property
+    def bind_address(self) -> Address:
+        return self._socket.address
+
+    @property
+    def public_address(self) -> Address | None:
+        return self._core.link.public_address if self._core.link.is_up else None
+
+    def status(self) -> NetStatus:
+        return NetStatus(
+            node_id=self.default_id,
+            listen_address=self._socket.address,
+            public_address=self.public_address,
+            sessions=len(self.sessions()),
+            received_bytes=self._received_bytes,
+            sent_bytes=self._sent_bytes,
+        )
+
+    def sessions(self) -> list[SessionInfo]:
+        """List the relay's session, then those with peers."""
+        now = self._now()
+        relay = self._core.link.session
+        rows = [relay.info(ZERO_NODE, "relay", now)] if relay else []
+        for session in self._core.router.sessions:
+            assert session.peer is not None
+            rows.append(session.info(session.peer.node_id, "p2p", now))
+        return rows
+
+    def sockets(self) -> list[SocketInfo]:
+        return self._streams.sockets()
+
+    # --- socket and timer
+
+    def _on_batch(self, batch: Batch) -> None:
+        now = self._now()
+        for data, source in batch:
+            self._received_bytes += len(data)
+            try:
+                self._core.receive(data, source, now)
+            except Exception:
+                log.exception("net.datagram_failed", source=source)
+        self._pump()
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        now = self._now()
+        self._core.tick(now)
+        self._streams.tick(now)
+        self._pump()
+
+    def _pump(self) -> None:
+        """Carry outputs until there are none, then set the timer."""
+        while True:
+            decisions: Sequence[out.Output] = self._core.outputs()
+            for decision in decisions:
+                self._carry_out(decision)
+            if not self._carry_streams() and not decisions:
+                break
+        self._arm()
+
+    def _arm(self) -> None:
+        deadline = self._core.next_deadline()
+        streams = self._streams.next_deadline()
+        if streams is not None:
+            deadline = min(deadline, streams)
+        if self._timer is not None:
+            if self._armed_for == deadline:
+                return
+            self._timer.cancel()
+        self._armed_for = deadline
+        self._timer = self._loop.call_later(max(0.0, deadline - self._now()), self._on_timer)
+
+    def _carry_out(self, output: out.Output) -> None:
+        match output:
+            case out.SendDatagram(data, address):
+                self._sent_bytes += len(data)
+                self._socket.send(data, address)
+            case out.DeliverPacket(peer, flags, payload):
+                self._on_packet(peer, flags, payload)
+            case out.SendOneShot(data, address):
+                send_once(data, address)
+            case out.RouteShaken(node_id):
+                self._streams.probe(node_id, self._now())
+            case out.PeerUp(node_id):
+                self._call(self._on_peer_up, node_id)
+            case _:
+                self._wake(output)
+
+    def _wake(self, output: out.Output) -> None:
+        match output:
+            case out.RouteUp() | out.RouteFailed():
+                self._on_route(output)
+            case out.NodeFound():
+                self._on_found(output)
+            case out.NeighboursFound(nodes):
+                self._neighbourhood.answered(nodes)
+            case out.RelayUp():
+                self._neighbourhood.forget()
+                self._online.set()
+            case out.RelayDown():
+                self._online.clear()
+
+    def _carry_streams(self, sender: Peer | None = None) -> bool:
+        """Do what the streams decided; `sender` sent the packet that they have just got."""
+        decisions: Sequence[st.Output] = self._streams.outputs()
+        for decision in decisions:
+            match decision:
+                case st.SendPacket(receiver, packet):
+                    self._core.send(receiver, STREAM, packet, self._now())
+                case st.DeliverMessage(_, channel, message):
+                    assert sender is not None
+                    self._call(self._on_message, sender, channel, message)
+                case st.StreamLost(node_id, channel, _):
+                    self._call(self._on_lost, node_id, channel)
+        return bool(decisions)
+
+    def _on_packet(self, peer: Peer, flags: int, payload: bytes) -> None:
+        if not flags & UNRELIABLE:
+            self._streams.receive(peer.node_id, payload, self._now())
+            self._carry_streams(self._assurance.of(peer, payload))
+            return
+        try:
+            message = decode_unreliable(payload)
+        except WireError:
+            return
+        self._call(self._on_message, peer, Channel.UNRELIABLE, message)
+
+    def _call(self, subscribers: Sequence[Callable[..., None]], *arguments: object) -> None:
+        for fn in subscribers:
+            try:
+                fn(*arguments)
+            except Exception:
+                log.exception("net.subscriber_failed")
+
+    # --- waiting
+
+    async def _ensure_route(self, target: NodeId, timeout_s: float) -> None:
+        if self._core.router.route_of(target):
+            return
+        if target in self._own_ids:
+            raise UsageError("a node sends nothing to itself over the net")
+        if sum(map(len, self._route_waiters.values())) >= WAITERS_MAX:
+            raise Unreachable("too many senders wait for routes")
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._route_waiters.setdefault(target, []).append(waiter)
+        self._core.router.connect(target, self._now())
+        self._pump()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await waiter
+        except TimeoutError:
+            raise TimedOut(f"no route to {target} after {timeout_s} s") from None
+        finally:
+            if waiters := self._route_waiters.get(target):
+                waiters.remove(waiter)
+                if not waiters:
+                    del self._route_waiters[target]
+
+    def _on_route(self, output: out.RouteUp | out.RouteFailed) -> None:
+        registry = self._core.router.registry
+        for target, waiters in self._route_waiters.items():
+            if output.node_id not in (target, registry.default_of(target)):
+                continue
+            for waiter in waiters:
+                if waiter.done():
+                    continue
+                if isinstance(output, out.RouteUp):
+                    waiter.set_result(None)
+                else:
+                    reason = f"{target} cannot be reached: {output.reason}"
+                    waiter.set_exception(Unreachable(reason))
+
+    def _on_found(self, output: out.NodeFound) -> None:
+        for waiter in self._info_waiters.pop(output.node_id, ()):
+            if waiter.done():
+                continue
+            if output.info is not None:
+                waiter.set_result(output.info)
+            elif output.reason.startswith("Request failed"):
+                waiter.set_exception(NotFound(output.reason))
+            else:
+                waiter.set_exception(Unreachable(output.reason))
+
+    def _fail_waiters(self, error: Unreachable) -> None:
+        waiting: list[asyncio.Future[None] | asyncio.Future[NodeInfo]] = []
+        for routes in self._route_waiters.values():
+            waiting += routes
+        for infos in self._info_waiters.values():
+            waiting += infos
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_exception(error)
+        self._neighbourhood.answered(None)
+
+    # --- beginning and end
+
+    async def _resolve_relay(self, host: str, port: int) -> None:
+        """Look the relay's name up, once, as often as that takes."""
+        family = socket.AF_INET6 if ":" in self._bind[0] else socket.AF_INET
+        while True:
+            try:
+                found = await self._loop.getaddrinfo(
+                    host, port, family=family, type=socket.SOCK_DGRAM
+                )
+                break
+            except OSError as error:
+                log.warning("relay.unresolved", host=host, reason=str(error))
+                await self._world.clock.sleep(RESOLVE_RETRY_S)
+        address = found[0][4]
+        self._core.start(self._now(), (str(address[0]), int(address[1])))
+        self._pump()
+
+    async def _say_goodbye(self) -> None:
+        now = self._now()
+        self._streams.shutdown(now)
+        self._pump()
+        give_up = now + CLOSE_TIMEOUT_S
+        while not self._streams.closed and self._now() < give_up:
+            await self._world.clock.sleep(0.02)
+        await self._world.clock.sleep(CLOSE_PAUSE_S)
+        self._core.shutdown()
+        self._pump()
+
+    def _now(self) -> float:
+        return self._world.clock.monotonic()
