@@ -6,8 +6,7 @@ wherever it came from, and passes it on or refuses. The node's own services are 
 (`socket_server`) and other nodes (`remote`) are just further endpoints and callers.
 """
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
@@ -15,6 +14,7 @@ from typing import Final, Self, TypeVar
 
 import structlog
 
+from shem.bus.outcome import items, only, timed_items, within
 from shem.bus.typed import ErrorForm, Serve, as_message, typed, unwrap
 from shem.bus.types import (
     Call,
@@ -29,7 +29,7 @@ from shem.bus.types import (
     StreamHandler,
 )
 from shem.kernel.caller import Caller
-from shem.kernel.errors import Conflict, ShemError, TimedOut, UsageError
+from shem.kernel.errors import Conflict, ShemError, UsageError
 from shem.wire.flexbuffers import pack
 
 log = structlog.get_logger()
@@ -157,7 +157,7 @@ class Bus:
         """
         call = Call(caller, address, data, caller_text=caller.node_id, timeout_s=timeout_s)
         replies = self._deliver(call) if past_guard else self.replies(call)
-        return await _within(_only(replies), timeout_s, address)
+        return await within(only(replies), timeout_s, address)
 
     async def stream(
         self,
@@ -171,9 +171,8 @@ class Bus:
         """Yield the answers; `timeout_s` limits the wait for each of them."""
         call = Call(caller, address, data, caller_text=caller.node_id, timeout_s=timeout_s)
         replies = self._deliver(call) if past_guard else self.replies(call)
-        async with aclosing(_items(replies)) as items:
-            while (item := await _within(anext(items, None), timeout_s, address)) is not None:
-                yield item
+        async for item in timed_items(replies, timeout_s, address):
+            yield item
 
     async def push(self, caller: Caller, address: str, data: bytes) -> None:
         """Deliver without wanting an answer; that nobody listens is no error."""
@@ -214,10 +213,10 @@ class Bus:
         return binding.endpoint(call)
 
     async def _forward(self, call: Call) -> bytes:
-        return await _only(self._deliver(call))
+        return await only(self._deliver(call))
 
     def _forward_stream(self, call: Call) -> AsyncIterator[bytes]:
-        return _items(self._deliver(call))
+        return items(self._deliver(call))
 
 
 def _longest(table: Mapping[str, T], address: str) -> T | None:
@@ -251,34 +250,3 @@ def _answer_in_parts(handler: StreamHandler) -> Endpoint:
             yield Reply(item, final=False)
 
     return endpoint
-
-
-async def _only(replies: AsyncGenerator[Reply, None]) -> bytes:
-    """Return the one final reply."""
-    async with aclosing(replies):
-        async for reply in replies:
-            if not reply.final:
-                raise GsbError("streaming response")
-            return reply.data
-    raise GsbError("empty response from remote service")
-
-
-async def _items(replies: AsyncGenerator[Reply, None]) -> AsyncGenerator[bytes, None]:
-    """Yield the items of a stream; an empty final reply is its end only."""
-    async with aclosing(replies):
-        async for reply in replies:
-            if reply.data or not reply.final:
-                yield reply.data
-            if reply.final:
-                return
-
-
-async def _within(work: Awaitable[T], timeout_s: float, address: str) -> T:
-    """Await with a deadline that is told from time-outs of the work itself."""
-    try:
-        async with asyncio.timeout(timeout_s) as scope:
-            return await work
-    except TimeoutError as error:
-        if scope.expired():
-            raise TimedOut(f"Timeout calling `{address}` service") from error
-        raise

@@ -14,7 +14,8 @@ class TaskScope:
     """A task group that is cancelled on exit, and whose failures end the owner loudly.
 
     Unlike `asyncio.TaskGroup`, leaving the block cancels what still runs: the tasks are service
-    loops, not work to wait for. A loop that raises cancels the owner with that exception.
+    loops, not work to wait for. A loop that raises cancels the owner with that exception; one
+    failure comes out as itself, several as a group.
     """
 
     def __init__(self) -> None:
@@ -33,7 +34,13 @@ class TaskScope:
     ) -> None:
         for task in tuple(self._tasks):
             task.cancel()
-        await self._group.__aexit__(kind, error, trace)
+        try:
+            await self._group.__aexit__(kind, error, trace)
+        except BaseExceptionGroup as failures:
+            if len(failures.exceptions) > 1:
+                raise
+            if failures.exceptions[0] is not error:  # else the block's own failure goes on as it is
+                raise failures.exceptions[0] from None
 
     def spawn(self, work: Coroutine[object, object, object], name: str) -> None:
         """Run `work` until it ends or the scope does."""
