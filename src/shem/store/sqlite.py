@@ -200,7 +200,7 @@ class Writer:
                 self._run(statement)
         except (apsw.Error, Conflict) as error:
             if not self._connection.in_transaction:
-                raise apsw.AbortError(f"transaction lost: {error}") from error
+                raise
             self._connection.execute("ROLLBACK TO unit; RELEASE unit")
             return storage_fault(error)
         self._connection.execute("RELEASE unit")
