@@ -91,7 +91,7 @@ def results(*outputs: str, of: int | None = None, fails: bool = False) -> list[d
 
 
 def batch_row(batch_id: str, state: str = "accepted", commands: int = 1) -> dict[str, Any]:
-    return {"batchId": batch_id, "state": state, "commands": commands, "results": 0}
+    return {"batchId": batch_id, "state": state, "commands": commands, "resultsStored": 0}
 
 
 def accept_batch(call: Call) -> Answer:
@@ -117,7 +117,7 @@ def rentable(node: ScriptedNode) -> ScriptedNode:
     node.answer("POST", f"{MARKET}/agreements/*/wait", Answer(204))
     node.answer("GET", f"{MARKET}/agreements/*", ok(agreement()))
     node.answer("POST", f"{MARKET}/agreements/*/terminate", ok(b""))
-    node.answer("POST", HERE, ok(ACTIVITY_ID))
+    node.answer("POST", HERE, ok({"activityId": ACTIVITY_ID}))
     node.answer("GET", HERE, ok([ACTIVITY_ID]))
     node.answer("GET", HERE + "/*/agreement", ok(AGREEMENT_ID))
     node.answer("GET", HERE + "/*/state", ok({"state": ["Ready", None]}))

@@ -84,7 +84,7 @@ async def test_a_provider_sees_the_agreement_and_its_end() -> None:
 
 async def test_an_activity_from_both_sides_as_yagna_answers_it() -> None:
     async with scripted_node() as node, RestClient(node.url, APP_KEY) as rest:
-        created = recorded(ACTIVITY, "POST", "/activity", status=200, nth=1)
+        created = recorded(ACTIVITY, "POST", "/activity", status=200)
         node.answer("POST", HERE, created)
         node.answer("GET", HERE, recorded(ACTIVITY, "GET", "/activity"))
         node.answer("GET", HERE + "/*/state", recorded(ACTIVITY, "GET", "/state"))
@@ -100,7 +100,7 @@ async def test_an_activity_from_both_sides_as_yagna_answers_it() -> None:
             recorded(ACTIVITY, "GET", "/events", status=200, node="provider"),
         )
 
-        activity_id = await rest.activity.create("a" * 64, timeout_s=30)
+        activity_id = await rest.activity.create("a" * 64, intent_id="i1", timeout_s=30)
         batch_id = await rest.activity.exec(activity_id, "[]", batch_id="b" * 32)
         results = await rest.activity.results(activity_id, batch_id)
         state = await rest.activity.state(activity_id)
@@ -110,8 +110,8 @@ async def test_an_activity_from_both_sides_as_yagna_answers_it() -> None:
         await rest.activity.destroy(activity_id)
         (event,) = await rest.activity.events(after="2026-11-23T20:28:55Z", timeout_s=15)
 
-        assert activity_id == created.body
-        assert node.calls[0].body == "a" * 64
+        assert {"activityId": activity_id} == created.body
+        assert node.calls[0].body == {"agreementId": "a" * 64, "intentId": "i1"}
         assert node.made("POST", HERE + "/*/exec")[0].body == {"text": "[]", "batchId": "b" * 32}
         assert results[0].stdout == "out0\n" and results[-1].is_batch_finished
         assert state.alive and state.current == "Initialized"
@@ -162,7 +162,7 @@ async def test_unknown_kinds_of_events_are_skipped() -> None:
         (recorded(ACTIVITY, "GET", "/state", status=500, nth=1), 500, "peer-unreachable", "GSB"),
         (recorded(ACTIVITY, "GET", "/state", status=500), 500, "internal", "DAO error"),
         (Answer(401, b"Invalid application key"), 401, "unauthorized", "Invalid application key"),
-        (Answer(404, b""), 404, "not-found", "no message"),
+        (Answer(404, b""), 404, "no-such-path", "no such endpoint"),
         (Answer(500, {"message": "x", "code": "storage"}), 500, "storage", "x"),
         (Answer(500, {"message": None}), 500, "internal", "no message"),
     ],

@@ -11,6 +11,8 @@ from shem.rest.models import (
     ActivityState,
     ActivityUsage,
     Batch,
+    Created,
+    CreateRequest,
     ExeScriptCommandResult,
     ProviderEvent,
 )
@@ -30,15 +32,23 @@ class Activities:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    async def create(self, agreement_id: str, *, timeout_s: float = CREATE_TIMEOUT_S) -> str:
-        """Create an activity and wait until its ExeUnit is up; returns its id."""
-        return await self._transport.post(
-            str,
-            f"{BASE}/activity",
-            query={"timeout": timeout_s},
-            body=agreement_id,
-            wait_s=timeout_s,
+    async def create(
+        self,
+        agreement_id: str,
+        *,
+        intent_id: str | None = None,
+        timeout_s: float = CREATE_TIMEOUT_S,
+    ) -> str:
+        """Create an activity and wait until its ExeUnit is up; returns its id.
+
+        A shem node answers a repeat with the same `intent_id` with the same activity.
+        """
+        body = CreateRequest(agreement_id=agreement_id, intent_id=intent_id)
+        query = {"timeout": timeout_s}
+        created = await self._transport.post(
+            Created, f"{BASE}/activity", query=query, body=body, wait_s=timeout_s
         )
+        return created.activity_id
 
     async def destroy(self, activity_id: str, *, timeout_s: float = DESTROY_TIMEOUT_S) -> None:
         """End an activity; repeating it is harmless."""

@@ -30,6 +30,8 @@ NO_SUCH_ENDPOINT: Final = "endpoint address not found"
 CODE_ENDPOINT_GONE: Final = "endpoint-gone"
 """The peer answered, and nobody serves the address there: the ExeUnit is not running."""
 CODE_PEER_UNREACHABLE: Final = "peer-unreachable"
+CODE_NO_SUCH_PATH: Final = "no-such-path"
+"""An empty 404: the node has no such endpoint, or not for this method."""
 MESSAGE_SIZE_MAX: Final = 4_000
 
 
@@ -67,6 +69,9 @@ class _ErrorBody(msgspec.Struct):
 
 def error_of_answer(call: str, status: int, body: bytes) -> ApiError:
     """Read an error answer of a shem node or of a yagna (JSON, or plain text)."""
+    if status == 404 and not body:
+        message = "the node has no such endpoint"
+        return ApiError(message, status=404, code=CODE_NO_SUCH_PATH, call=call)
     try:
         parsed = msgspec.json.decode(body, type=_ErrorBody)
     except msgspec.MsgspecError:

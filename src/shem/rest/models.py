@@ -123,6 +123,19 @@ class ActivityState(Model, frozen=True):
         return "Terminated" not in self.state
 
 
+class CreateRequest(Model, frozen=True):
+    """What an activity is created with; `intentId` is shem's, and ignored by a yagna."""
+
+    agreement_id: str
+    intent_id: str | None = None
+
+
+class Created(Model, frozen=True):
+    """The answer to a CreateRequest."""
+
+    activity_id: str
+
+
 class ActivityUsage(Model, frozen=True):
     """Usage counters in the order of the agreement's `golem.com.usage.vector`."""
 
@@ -149,6 +162,7 @@ class Batch(Model, frozen=True):
     state: str
     commands: int = 0
     results: int = msgspec.field(default=0, name="resultsStored")
+    is_finished: bool = False
     created_date: str = ""
     message: str | None = None
 

@@ -34,6 +34,7 @@ class BatchInfo:
     """`accepted`, `unknown` (no answer yet), `never` (will not run), `refused`, or `intent`."""
     commands: int
     results: int
+    finished: bool
 
 
 class Activity:
@@ -84,7 +85,13 @@ class Activity:
     async def batches(self) -> list[BatchInfo]:
         """List all batches of this activity, oldest first; NotSupported at a yagna node."""
         return [
-            BatchInfo(Batch(self, entry.batch_id), entry.state, entry.commands, entry.results)
+            BatchInfo(
+                batch=Batch(self, entry.batch_id),
+                state=entry.state,
+                commands=entry.commands,
+                results=entry.results,
+                finished=entry.is_finished,
+            )
             for entry in await self.batch_entries()
         ]
 

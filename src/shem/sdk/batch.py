@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from shem.rest import models
-from shem.rest.errors import CODE_ENDPOINT_GONE, ApiError, Disconnected
+from shem.rest.errors import CODE_ENDPOINT_GONE, CODE_NO_SUCH_PATH, ApiError, Disconnected
 from shem.rest.models import ExeScriptCommandResult
 from shem.sdk.errors import (
     BatchTimeout,
@@ -79,7 +79,7 @@ async def list_batches(session: Session, activity_id: str) -> list[models.Batch]
     try:
         return await session.patience.try_ask(lambda: batches(activity_id))
     except (ApiError, Disconnected) as error:
-        if isinstance(error, ApiError) and error.status in {404, 405}:
+        if isinstance(error, ApiError) and error.code in {CODE_NO_SUCH_PATH, "not-supported"}:
             raise NotSupported(
                 "this node has no list of an activity's batches (yagna has none):"
                 " keep batch ids yourself, a Ticket does"
