@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-import aiohttp
-
 from shem.exeunit.runtimes.base import RuntimeFault
 from shem.kernel.config import setting
 from shem.kernel.world import Rng
@@ -111,17 +109,22 @@ def _copy_local(source: ImageSource, partial: Path, allowed: Sequence[Path]) -> 
 
 async def _download(source: ImageSource, partial: Path) -> None:
     """Fetch over HTTP, again after a failed attempt that may pass."""
+    import aiohttp
+
     for attempt in range(1, FETCH_ATTEMPTS + 1):
         try:
             await _download_once(source, partial)
             return
         except (aiohttp.ClientError, TimeoutError) as error:
-            if attempt == FETCH_ATTEMPTS or _is_final(error):
+            refused = isinstance(error, aiohttp.ClientResponseError) and error.status < 500
+            if attempt == FETCH_ATTEMPTS or refused:
                 raise RuntimeFault(f"the image cannot be downloaded: {error!r}") from error
             await asyncio.sleep(RETRY_DELAY_S * attempt)
 
 
 async def _download_once(source: ImageSource, partial: Path) -> None:
+    import aiohttp
+
     timeout = aiohttp.ClientTimeout(total=FETCH_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S)
     async with (
         aiohttp.ClientSession(timeout=timeout, raise_for_status=True) as session,
@@ -133,10 +136,6 @@ async def _download_once(source: ImageSource, partial: Path) -> None:
                 size += len(chunk)
                 _require_size(size)
                 await asyncio.to_thread(copy.write, chunk)
-
-
-def _is_final(error: Exception) -> bool:
-    return isinstance(error, aiohttp.ClientResponseError) and error.status < 500
 
 
 def _require_size(size: int) -> None:

@@ -15,10 +15,10 @@ from typing import Any, Final
 
 import msgspec
 
-from shem import __version__
 from shem.kernel.errors import UsageError
 
 DESCRIPTORS_MAX: Final = 64
+BUILT_IN_VERSION: Final = "0.1.0"
 TEMPLATE_TIMEOUT_S: Final = 30.0
 TEMPLATE_SIZE_MAX: Final = 1 << 20
 
@@ -57,7 +57,7 @@ class Descriptor:
     def service_command(
         self, activity_id: str, *, agreement_file: Path, work_dir: Path, cache_dir: Path
     ) -> list[str]:
-        """Return the command line that runs an activity (docs/protocol/activity-exeunit.md §6.1)."""
+        """Return the command line that runs an activity (activity-exeunit.md §6.1)."""
         return [
             *self.command,
             "service-bus",
@@ -74,7 +74,7 @@ class Descriptor:
 
 BUILT_IN: Final = Descriptor(
     name="wasmtime",
-    version=__version__,
+    version=BUILT_IN_VERSION,
     command=(sys.executable, "-m", "shem.exeunit"),
     properties={"wasm.wasi.version@v": "0.9.0"},
 )

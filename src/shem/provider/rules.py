@@ -1,14 +1,15 @@
 """Negotiation: small pure rules, in one fixed order (docs/protocol/provider-agent.md §5).
 
-Each rule looks at the demand and at our side as it stands, and agrees, changes our side, or rejects.
-The first rejection is the answer. The same rules judge an Agreement: there, a wish to change
-something means that the negotiation was not finished. Whatever a demand holds is a verdict, never
-an error: a property of the wrong type is rejected with its name.
+Each rule looks at the demand and at our side as it stands, and agrees, changes our side, or
+rejects. The first rejection is the answer. The same rules judge an Agreement: there, a wish to
+change something means that the negotiation was not finished. Whatever a demand holds is a verdict,
+never an error: a property of the wrong type is rejected with its name.
 
 The rules that protect against not being paid (a shorter life without debit notes, payment deadlines
 for long agreements) come with payments: the price is zero.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -165,15 +166,15 @@ def agree_payment_timeout(negotiation: Negotiation) -> Verdict:
 
 def agree_price(negotiation: Negotiation) -> Verdict:
     """A demand that names prices must not name lower ones."""
-    wanted = negotiation.demand.get(COEFFICIENTS)
-    ours = negotiation.offer.get(COEFFICIENTS)
-    if wanted is None or wanted == ours:
+    if COEFFICIENTS not in negotiation.demand:
         return None
-    if not _prices(wanted) or not _prices(ours) or len(wanted) != len(ours):
+    wanted = _prices(negotiation.demand[COEFFICIENTS])
+    ours = _prices(negotiation.offer.get(COEFFICIENTS))
+    if wanted is None or ours is None or len(wanted) != len(ours):
         return Reject("invalid price vector", is_final=False)
     if any(theirs < mine for theirs, mine in zip(wanted, ours, strict=True)):
         return Reject(f"{wanted} < {ours}", is_final=True)
-    return Change({COEFFICIENTS: wanted})
+    return None if wanted == ours else Change({COEFFICIENTS: wanted})
 
 
 def refuse_manifest(negotiation: Negotiation) -> Verdict:
@@ -240,7 +241,10 @@ def _whole(value: object) -> int | None:
     return int(value)
 
 
-def _prices(value: object) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(item, int | float) and not isinstance(item, bool) for item in value
-    )
+def _prices(value: object) -> list[float] | None:
+    """Return a list of finite prices, or None when it is none."""
+    if not isinstance(value, list):
+        return None
+    if any(isinstance(item, bool) or not isinstance(item, int | float) for item in value):
+        return None
+    return value if all(math.isfinite(item) for item in value) else None

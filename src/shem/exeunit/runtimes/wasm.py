@@ -208,3 +208,17 @@ def _cause(error: Exception) -> str:
     """Shorten a wasmtime error to what a requestor can use: its cause, without the backtrace."""
     _, _, cause = str(error).rpartition("Caused by:")
     return "; ".join(line.strip() for line in cause.splitlines() if line.strip())[:ERROR_TEXT_MAX]
+
+
+def check_runtime() -> None:
+    """Run a program of one instruction; RuntimeFault when this machine cannot."""
+    try:
+        engine = wasmtime.Engine()
+        module = wasmtime.Module(engine, '(module (func (export "one") (result i32) i32.const 1))')
+        store = wasmtime.Store(engine)
+        one = wasmtime.Instance(store, module, []).exports(store)["one"]
+        assert isinstance(one, wasmtime.Func)
+        if one(store) != 1:
+            raise RuntimeFault("the WebAssembly engine computes wrongly")
+    except wasmtime.WasmtimeError as error:
+        raise RuntimeFault(f"the WebAssembly engine does not work: {error}") from error

@@ -1,0 +1,191 @@
+"""The ExeUnit process of one activity: it answers, runs, reports, and ends in an orderly way.
+
+It depends on neither the node nor the agent being there. It ends by SIGTERM, when its agreement
+expires, or when a usage limit is exceeded; whatever ends it, results are durable before.
+"""
+
+import asyncio
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from shem.bus.client import BusClient
+from shem.exeunit.agreement import load_terms
+from shem.exeunit.core import State
+from shem.exeunit.endpoints import Endpoints
+from shem.exeunit.engine import Engine
+from shem.exeunit.image import allowed_directories, fetch_image, parse_task_package
+from shem.exeunit.journal import Journal
+from shem.exeunit.reports import Reports
+from shem.exeunit.runtimes.base import Limits
+from shem.exeunit.runtimes.wasm import WasmRuntime
+from shem.exeunit.usage import Usage, measure_directory_gib
+from shem.kernel.config import parse_gsb_url
+from shem.kernel.errors import ShemError
+from shem.kernel.tasks import TaskScope
+from shem.kernel.times import NS_PER_S
+from shem.kernel.world import World
+
+JOURNAL_NAME: Final = "journal"
+SHUT_DOWN_TIMEOUT_S: Final = 3.5
+"""Of the agent's five seconds before SIGKILL."""
+LAST_REPORT_TIMEOUT_S: Final = 1.0
+CHECKPOINT_PERIOD_S: Final = 30.0
+STORAGE_PERIOD_S: Final = 10.0
+EXPIRY_CHECK_S: Final = 30.0
+"""The wall clock may be set: look again now and then."""
+_GIB: Final = 1 << 30
+
+FINISHED: Final = "Finished"
+"""The cause when the activity had ended before: only the last word was missing."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What the agent says on the command line."""
+
+    activity_id: str
+    report_url: str
+    agreement_file: Path
+    work_dir: Path
+    cache_dir: Path
+    gsb_url: str
+
+
+class ExeUnit:
+    """One running ExeUnit."""
+
+    def __init__(self, setup: Setup, world: World) -> None:
+        self._setup = setup
+        self._world = world
+        self._terms = load_terms(setup.agreement_file)
+        self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def end(self, cause: str) -> None:
+        """Ask the process to end; the first cause counts."""
+        if not self._end.done():
+            self._end.set_result(cause)
+
+    async def serve(self) -> None:
+        """Run until something ends it."""
+        setup = self._setup
+        client = BusClient(parse_gsb_url(setup.gsb_url), name="shem-exe-unit", world=self._world)
+        scope = TaskScope()
+        engine = self._engine(scope)
+        await engine.open()
+        log.info("exeunit.up", activity=setup.activity_id, state=str(engine.core.state))
+        async with client, scope:
+            await self._serve_on(client, engine, scope)
+
+    async def _serve_on(self, client: BusClient, engine: Engine, scope: TaskScope) -> None:
+        usage = Usage(self._terms, self._world.clock.monotonic, dict(engine.core.usage))
+        reports = Reports(
+            activity_id=self._setup.activity_id,
+            report_url=self._setup.report_url,
+            engine=engine,
+            usage=usage,
+            client=client,
+            world=self._world,
+        )
+        endpoints = Endpoints(self._setup.activity_id, engine, reports)
+        if engine.core.state is State.TERMINATED:
+            await reports.tell_end(FINISHED, None)
+            return
+        await endpoints.bind(client)
+        scope.spawn(reports.tell_states(), "state reports")
+        scope.spawn(reports.tell_usage(), "usage reports")
+        scope.spawn(self._watch_usage(usage, engine), "usage checkpoints")
+        scope.spawn(self._watch_storage(usage), "storage")
+        scope.spawn(self._watch_expiry(), "expiry")
+        cause = await self._end
+        log.info("exeunit.ending", activity=self._setup.activity_id, cause=cause)
+        await self._finish(engine, usage, reports, cause)
+        await self._leave(endpoints, client)
+
+    async def _finish(self, engine: Engine, usage: Usage, reports: Reports, cause: str) -> None:
+        try:
+            async with asyncio.timeout(SHUT_DOWN_TIMEOUT_S):
+                await engine.checkpoint_usage(usage.values())
+                await engine.shut_down()
+        except (TimeoutError, ShemError) as error:
+            log.warning("exeunit.not_orderly", reason=str(error))
+        try:
+            async with asyncio.timeout(LAST_REPORT_TIMEOUT_S):
+                await reports.tell_end(f"{cause}: {_summary(engine)}", None)
+        except TimeoutError:
+            log.warning("exeunit.end_not_told", activity=self._setup.activity_id)
+
+    async def _leave(self, endpoints: Endpoints, client: BusClient) -> None:
+        if client.is_connected:
+            try:
+                async with asyncio.timeout(LAST_REPORT_TIMEOUT_S):
+                    await endpoints.unbind(client)
+            except (TimeoutError, ShemError) as error:
+                log.debug("exeunit.not_unbound", reason=str(error))
+
+    def _engine(self, scope: TaskScope) -> Engine:
+        memory = self._terms.memory_gib
+        limits = Limits(memory_size=None if memory is None else int(memory * _GIB))
+        return Engine(
+            journal=Journal(self._setup.work_dir / JOURNAL_NAME),
+            runtime=WasmRuntime(self._setup.work_dir, self._world.rng, limits),
+            fetch_image=self._fetch_image,
+            world=self._world,
+            scope=scope,
+        )
+
+    async def _fetch_image(self) -> Path | None:
+        if self._terms.task_package is None:
+            return None
+        source = parse_task_package(self._terms.task_package)
+        directories = allowed_directories()
+        return await fetch_image(source, self._setup.cache_dir, directories, self._world.rng)
+
+    async def _watch_usage(self, usage: Usage, engine: Engine) -> None:
+        """Keep checkpoints of the usage, and end when a limit is exceeded."""
+        elapsed_s = 0.0
+        while True:
+            await self._world.clock.sleep(1.0)
+            elapsed_s += 1.0
+            if (limit := usage.exceeded()) is not None:
+                self.end(limit)
+            if elapsed_s >= CHECKPOINT_PERIOD_S:
+                elapsed_s = 0.0
+                try:
+                    await engine.checkpoint_usage(usage.values())
+                except ShemError as error:
+                    log.warning("journal.write_failed", reason=error.message)
+
+    async def _watch_storage(self, usage: Usage) -> None:
+        while True:
+            usage.storage_gib = await asyncio.to_thread(measure_directory_gib, self._setup.work_dir)
+            await self._world.clock.sleep(STORAGE_PERIOD_S)
+
+    async def _watch_expiry(self) -> None:
+        """End with the agreement, whether or not anyone is there to say so."""
+        expires_ns = self._terms.expires_ns
+        if expires_ns is None:
+            return
+        while (left_ns := expires_ns - self._world.clock.wall_ns()) > 0:
+            await self._world.clock.sleep(min(left_ns / NS_PER_S, EXPIRY_CHECK_S))
+        self.end("Agreement expired")
+
+
+def _summary(engine: Engine) -> str:
+    batches = engine.core.batches.values()
+    done = sum(batch.ended for batch in batches)
+    commands_done = sum(len(batch.results) for batch in batches)
+    commands = sum(len(batch.script.commands) for batch in batches)
+    return json.dumps(
+        {
+            "batches_done": done,
+            "batches_pending": len(batches) - done,
+            "cmds_done": commands_done,
+            "cmds_pending": commands - commands_done,
+        }
+    )
