@@ -160,12 +160,40 @@ async def test_a_confirm_that_did_not_arrive_is_made_again() -> None:
 async def test_an_activity_whose_create_got_no_answer_is_found_not_created_twice() -> None:
     async with scripted_node() as node:
         rentable(node)
+        node.answer("GET", "/version/get", ok({"current": {"version": "0.17.6", "name": "a"}}))
         node.answer("POST", HERE, LOST)
         async with golem(node) as session:
             activity = await session.rent(WASM)
 
         assert activity.id == ACTIVITY_ID
         assert node.count("POST", HERE) == 1
+
+
+async def test_at_a_yagna_a_create_without_a_trace_is_not_repeated() -> None:
+    async with scripted_node() as node:
+        rentable(node)
+        node.answer("GET", "/version/get", ok({"current": {"version": "0.17.6", "name": "a"}}))
+        node.answer("POST", HERE, LOST)
+        node.answer("GET", HERE, ok([]))
+        async with golem(node) as session:
+            with pytest.raises(shem.NotReachable, match="unknown whether it happened"):
+                await session.rent(WASM)
+
+        assert node.count("POST", HERE) == 1
+        assert node.count("POST", TERMINATE) == 1
+
+
+async def test_at_a_shem_node_a_create_is_repeated_under_the_same_intent() -> None:
+    async with scripted_node() as node:
+        rentable(node)
+        node.answer("GET", "/version/get", ok({"current": {"version": "0.17.6", "name": "shem"}}))
+        node.answer("POST", HERE, LOST, ok({"activityId": ACTIVITY_ID}))
+        async with golem(node) as session:
+            await session.rent(WASM)
+
+        first, second = node.made("POST", HERE)
+        assert first.body == second.body
+        assert len(first.body["intentId"]) == 32
 
 
 async def test_a_failed_deploy_raises_and_terminates_the_agreement() -> None:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Final
 
 from shem.kernel import times
+from shem.kernel.world import new_hex_id
 from shem.rest.errors import ApiError, Disconnected
 from shem.sdk import report
 from shem.sdk.activity import Activity
@@ -21,7 +22,6 @@ from shem.sdk.script import Deploy, Start
 from shem.sdk.session import Session
 
 CREATE_TIMEOUT_S: Final = 30.0
-CREATE_ATTEMPTS_MAX: Final = 3
 START_TIMEOUT_S: Final = 300.0
 """For deploy (the provider fetches the package) and start."""
 
@@ -61,26 +61,45 @@ class Rental:
 
 
 async def _create(session: Session, agreement_id: str) -> str:
-    """Create the activity once: after a call without an answer the node is asked what exists."""
+    """Create the activity once, whatever becomes of the calls.
+
+    A shem node answers a repeat under the same intent with the same activity. Any other node is
+    asked which activities it knows, and is not called again when it knows none.
+    """
     activities = session.rest.activity
+    intent_id = new_hex_id(session.world.rng)
     pauses = session.patience.pauses()
-    attempts = 0
     while True:
-        attempts += 1
         try:
-            return await activities.create(agreement_id, timeout_s=CREATE_TIMEOUT_S)
+            return await activities.create(
+                agreement_id, intent_id=intent_id, timeout_s=CREATE_TIMEOUT_S
+            )
         except (ApiError, Disconnected) as error:
-            if not passing(error):
-                raise explain(error) from error
-            unsent = isinstance(error, Disconnected) and not error.sent
-            attempts -= unsent
-            if attempts >= CREATE_ATTEMPTS_MAX or not await pauses.next():
-                raise explain(error) from error
-        known = await session.patience.ask(lambda: activities.of_agreement(agreement_id))
-        for activity_id in known:
-            state = await session.patience.ask(partial(activities.state, activity_id))
-            if state.alive and state.current != "New":
-                return activity_id
+            cause = error
+        if not passing(cause) or not await pauses.next():
+            raise explain(cause) from cause
+        if isinstance(cause, Disconnected) and not cause.sent:
+            continue
+        if not await _repeats_intents(session):
+            return await _created_meanwhile(session, agreement_id, cause)
+
+
+async def _repeats_intents(session: Session) -> bool:
+    version = await session.patience.ask(session.rest.identity.version)
+    return version.current is not None and "shem" in version.current.name.lower()
+
+
+async def _created_meanwhile(
+    session: Session, agreement_id: str, cause: ApiError | Disconnected
+) -> str:
+    """Return the living activity that the node knows, or raise: it is unknown what happened."""
+    activities = session.rest.activity
+    known = await session.patience.ask(lambda: activities.of_agreement(agreement_id))
+    for activity_id in known:
+        state = await session.patience.ask(partial(activities.state, activity_id))
+        if state.alive and state.current != "New":
+            return activity_id
+    raise explain(cause) from cause
 
 
 async def _give_up(agreement: Agreement) -> None:
