@@ -304,6 +304,62 @@ def test_a_peer_cannot_hold_more_than_a_few_connections():
     assert len(open_now) == ACCEPTED_PER_PEER_MAX
 
 
+def open_lane_by_hand(streams: Streams, window: int) -> dict[str, int]:
+    """Let node 0 dial and node 1 accept; return the fields of node 1's next segment."""
+    streams.send(NODES[1], RELIABLE, b"hello", 0.0)
+    [syn] = packets(streams)
+    ports = {"source_port": 1, "destination_port": syn.source_port}
+    acked = {**ports, "ack": (syn.seq + 1) % 2**32, "window": window}
+    streams.receive(NODES[1], segment(**acked, flags=tcp.SYN | tcp.ACK), 0.0)
+    return {**acked, "flags": tcp.ACK, "seq": 101}
+
+
+def test_a_shut_window_is_probed_until_it_opens():
+    streams = Streams(NODES[0], SeededRng(1))
+    fields = open_lane_by_hand(streams, window=0)
+    [ack] = packets(streams)
+    probes = []
+    while len(probes) < 3:
+        streams.tick(streams.next_deadline())
+        probes += packets(streams)
+
+    assert [(p.seq, p.payload) for p in probes] == [((ack.seq - 1) % 2**32, b"\0")] * 3
+
+    streams.receive(NODES[1], segment(**{**fields, "window": 100}), 9.0)
+    [data] = packets(streams)
+    assert data.payload == encode_frame(b"hello")
+
+
+def test_an_answer_for_an_older_connection_on_the_same_ports_is_reset():
+    streams = Streams(NODES[0], SeededRng(1))
+    streams.send(NODES[1], RELIABLE, b"hello", 0.0)
+    [syn] = packets(streams)
+    ports = {"source_port": 1, "destination_port": syn.source_port}
+    stale = (syn.seq + 1000) % 2**32
+
+    streams.receive(NODES[1], segment(**ports, flags=tcp.ACK, ack=stale), 0.1)
+
+    [reset] = packets(streams)
+    assert (reset.flags, reset.seq) == (tcp.RST, stale)
+    assert [s.state for s in streams.sockets() if s.remote] == ["SynSent"]
+
+
+def test_a_refusal_counts_only_when_repeated():
+    streams = Streams(NODES[0], SeededRng(1))
+    streams.send(NODES[1], RELIABLE, b"hello", 0.0)
+    told = []
+    for _ in range(3):
+        [syn] = packets(streams)
+        refusal = {"source_port": 1, "destination_port": syn.source_port}
+        refusal |= {"ack": (syn.seq + 1) % 2**32, "flags": tcp.RST | tcp.ACK}
+        streams.receive(NODES[1], segment(**refusal), 0.1)
+        told.append([o for o in streams.outputs() if isinstance(o, StreamLost)])
+        if not streams.closed:
+            streams.tick(streams.next_deadline())
+
+    assert [len(each) for each in told] == [0, 0, 1]
+
+
 # --- idle, silent, gone ---
 
 
@@ -417,21 +473,21 @@ def test_a_restarted_peer_that_speaks_first_gets_its_answer():
     assert link.ends[0].lost == []
 
 
-def test_an_answer_that_hits_a_dead_connection_spares_the_peers_fresh_one():
-    link = pair_that_talked()
+def test_a_dead_connection_does_not_take_the_peers_fresh_one_with_it():
+    link = pair_that_talked(TRANSFER)
     link.restart(0)
-    link.run(0.5)
     link.send(0, RELIABLE, b"I am back")
-
-    link.run(0.0035)  # the SYN arrived, its consequences did not
-    link.send(1, RELIABLE, b"sent too early")
-    link.run(1)
-    link.send(1, RELIABLE, b"second")
     link.run(1)
 
+    link.send(1, TRANSFER, b"sent on a dead connection")
+    link.run(1)
+    link.send(0, RELIABLE, b"still here")
+    link.run(1)
+
+    assert [lost.channel for lost in link.ends[1].lost] == [TRANSFER]
     assert link.ends[0].lost == []
-    assert link.received(1)[-1] == b"I am back"
-    assert link.received(0)[-1] == b"second"
+    assert len(link.ends[0].ups) == 1
+    assert link.received(1) == [b"I am back", b"still here"]
 
 
 def test_a_cut_off_frame_is_completed_with_zeros_on_the_next_connection():

@@ -188,6 +188,30 @@ def test_a_lost_retransmission_is_noticed_by_what_was_sent_after_it():
     assert offsets(sender.collect(0.04)) == [1]
 
 
+def test_a_peer_that_drops_what_it_held_gets_it_again():
+    sender = open_sender([bytes(SEGMENT_SIZE * 3)])
+    first, second, third = sender.collect(0.02)
+    sender.on_ack(1, WIDE, [(second.offset, third.end)], pure=True, now=0.03)
+    sender.on_ack(first.end, WIDE, (), pure=True, now=0.04)
+
+    sender.on_timeout(1.0)
+
+    assert offsets(sender.collect(1.0)) == [second.offset, third.offset]
+
+
+def test_a_path_that_reorders_gets_more_patience():
+    sender = open_sender([bytes(SEGMENT_SIZE * 30)])
+    first, *rest = sender.collect(0.02)
+    sender.on_ack(1, WIDE, [(rest[0].offset, rest[3].end)], pure=True, now=0.03)
+    assert offsets(sender.collect(0.03)) == [first.offset]
+    sender.on_ack(rest[3].end, WIDE, (), pure=True, now=0.031)  # the first copy, after all
+
+    late = rest[4]
+    sender.on_ack(late.offset, WIDE, [(late.end, rest[8].end)], pure=True, now=0.032)
+
+    assert sender.collect(0.032) == []
+
+
 def test_a_part_of_a_segment_can_be_acknowledged():
     sender = open_sender([b"aaaabbbbcccc"])
     sender.collect(0.02)

@@ -296,10 +296,12 @@ class Sender:
     def _collect_lost(self, segments: list[Outgoing], now: float) -> None:
         if not self._lost_count:
             return
+        first = self._flight[0]
         for segment in self._flight:
             if not segment.lost:
                 continue
-            if self._under_way and self._under_way + segment.size > self._congestion.size:
+            fits = self._under_way + segment.size <= self._congestion.size
+            if segment is not first and not fits:  # the first holds up the peer, so it always goes
                 return
             segment.lost, segment.again = False, True
             self._lost_count -= 1
