@@ -40,7 +40,7 @@ def running_postgres(binaries: Path) -> Iterator[Path]:
             _wait_until_ready(server, binaries, folder, log)
             yield folder
         finally:
-            server.send_signal(signal.SIGINT)
+            server.send_signal(signal.SIGQUIT)
             server.wait(timeout=30)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

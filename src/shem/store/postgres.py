@@ -41,7 +41,13 @@ _KEY_SPACE: Final = "unit"
 _SERIAL_SPACE: Final = "serial"
 _MIGRATION_LOCK: Final = 0x5348454D
 _LOCK: Final = "SELECT pg_advisory_xact_lock($1)"
-_TRANSIENT: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+_TRANSIENT: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # what asyncpg says when a connection is ended while it is idle
+    OSError,
+    TimeoutError,
+)
 
 
 def storage_fault(error: BaseException) -> ShemError:
@@ -175,7 +181,8 @@ class PostgresStore:
         try:
             yield connection
         finally:
-            await to_the_end(self._writers.release(connection))
+            with suppress(*_TRANSIENT):  # a broken connection leaves the pool
+                await to_the_end(self._writers.release(connection))
 
     async def _pool(self, size: int, **settings: str) -> Any:
         return await asyncpg.create_pool(
