@@ -4,10 +4,10 @@ from dataclasses import fields
 from typing import Final
 
 from shem.kernel import times
-from shem.kernel.ids import AgreementId, NodeId
-from shem.market.ids import Role
-from shem.market.messages import NO_SIGNATURE
+from shem.kernel.ids import AgreementId, NodeId, SubscriptionId
+from shem.market.ids import Role, negotiation_hash
 from shem.market.records import (
+    IN_FORCE_TOPIC,
     AgreementEvent,
     AgreementRow,
     Proposal,
@@ -54,6 +54,26 @@ async def list_agreements(fetch: Fetch, where: str, **params: object) -> list[Ag
     ]
 
 
+async def proposal_has_agreement(fetch: Fetch, role: Role, proposal_id: str) -> bool:
+    rows = await fetch(
+        "SELECT agreement_id FROM agreement WHERE role = :role AND proposal_id = :proposal LIMIT 1",
+        role=role,
+        proposal=proposal_id,
+    )
+    return bool(rows)
+
+
+async def free_agreement_id(
+    fetch: Fetch, offer_id: SubscriptionId, demand_id: SubscriptionId, now_ns: int
+) -> tuple[AgreementId, int]:
+    """Return an id nobody has yet and the creation time that makes it."""
+    while True:
+        found = AgreementId(negotiation_hash(offer_id, demand_id, now_ns))
+        if not await load_agreements(fetch, found):
+            return found, now_ns
+        now_ns += 1
+
+
 def new_agreement(
     *,
     agreement_id: AgreementId,
@@ -89,7 +109,7 @@ def new_agreement(
         valid_to_ns=valid_to_ns,
         approved_ns=None,
         app_session_id=None,
-        proposed_signature=signature or NO_SIGNATURE,
+        proposed_signature=signature,
         approved_signature=None,
         committed_signature=None,
         platform=terms.platform,
@@ -113,10 +133,18 @@ def save_agreement(unit: Unit, item: AgreementRow) -> None:
 
 
 def move_agreement(
-    unit: Unit, row: AgreementRow, happening: AgreementInput, **columns: object
+    unit: Unit,
+    row: AgreementRow,
+    happening: AgreementInput,
+    *,
+    seen_as: AgreementState | None = None,
+    **columns: object,
 ) -> AgreementState:
-    """Let `happening` happen to the agreement, or refuse; further columns change with it."""
-    following = after(row.state, happening)
+    """Let `happening` happen to the agreement, or refuse; further columns change with it.
+
+    `seen_as` is the state the agreement is known to be in when the row lags behind.
+    """
+    following = after(seen_as or row.state, happening)
     set_agreement(unit, row, state=following, **columns)
     return following
 
@@ -172,6 +200,8 @@ def log_event(
         reason=reason,
     )
     unit.notify(agreements_topic(row.identity))
+    if kind is AgreementState.APPROVED:
+        unit.notify(IN_FORCE_TOPIC)
 
 
 async def load_events(

@@ -34,6 +34,9 @@ REASON_MEMBERS_MAX: Final = 256
 IDS_MAX: Final = 1024
 """Ids in one list of a peer."""
 
+TIME_MAX_NS: Final = (1 << 63) - 1
+"""What the store holds."""
+
 Reason = dict[str, Json]
 M = TypeVar("M")
 
@@ -95,7 +98,15 @@ FLAG: Final = Kind(_flag, _same)
 NODE: Final = Kind(lambda value: parse_node_id(_text(value)), _same)
 OPTIONAL_NODE: Final = Kind(_optional(NODE.read), _same)
 OPTIONAL_TEXT: Final = Kind(_optional(_text), _same)
-TIME: Final = Kind(lambda value: times.parse(_text(value)), times.to_naive)
+
+
+def _time(value: object) -> int:
+    if not 0 <= (ns := times.parse(_text(value))) <= TIME_MAX_NS:
+        raise PeerError("a time between 1970 and 2262 was expected")
+    return ns
+
+
+TIME: Final = Kind(_time, times.to_naive)
 OPTIONAL_TIME: Final = Kind(
     _optional(TIME.read), lambda value: None if value is None else times.to_naive(value)
 )

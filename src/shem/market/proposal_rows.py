@@ -1,14 +1,14 @@
 """Statements on proposals and on the queues of negotiation events."""
 
-from shem.kernel.ids import NodeId, SubscriptionId
-from shem.market.ids import Role
+from shem.kernel.ids import NodeId, ProposalId, SubscriptionId
+from shem.market.ids import Role, negotiation_hash, proposal_id
 from shem.market.records import Proposal, negotiation_topic, values_of
 from shem.market.states import ProposalState
 from shem.store.unit import Fetch, Row, Unit
 
 
-async def load_proposal(fetch: Fetch, proposal_id: str) -> Proposal | None:
-    rows = await fetch("SELECT * FROM proposal WHERE proposal_id = :id LIMIT 1", id=proposal_id)
+async def load_proposal(fetch: Fetch, wanted: str) -> Proposal | None:
+    rows = await fetch("SELECT * FROM proposal WHERE proposal_id = :id LIMIT 1", id=wanted)
     return _proposal(rows[0]) if rows else None
 
 
@@ -21,6 +21,25 @@ async def pair_is_known(fetch: Fetch, offer_id: str, demand_id: str) -> bool:
         demand=demand_id,
     )
     return bool(rows)
+
+
+async def free_proposal_id(
+    fetch: Fetch,
+    role: Role,
+    offer_id: SubscriptionId,
+    demand_id: SubscriptionId,
+    now_ns: int,
+    *taken: str,
+) -> tuple[ProposalId, int]:
+    """Return an id nobody has yet and the creation time that makes it.
+
+    Times are hashed without their seconds, so two proposals of one pair can meet.
+    """
+    while True:
+        found = proposal_id(role, negotiation_hash(offer_id, demand_id, now_ns))
+        if found not in taken and await load_proposal(fetch, found) is None:
+            return found, now_ns
+        now_ns += 1
 
 
 def _proposal(row: Row) -> Proposal:
@@ -39,33 +58,41 @@ def save_proposal(unit: Unit, item: Proposal) -> None:
     )
 
 
-def update_proposal(unit: Unit, proposal_id: str, state: ProposalState, reason: str | None) -> None:
+def update_proposal(unit: Unit, changed: str, state: ProposalState, reason: str | None) -> None:
     unit.execute(
         "UPDATE proposal SET state = :state, reason = :reason WHERE proposal_id = :id",
         expect=1,
-        id=proposal_id,
+        id=changed,
         state=state,
         reason=reason,
     )
 
 
-def mark_countered(unit: Unit, proposal_id: str, by: str | None, state: ProposalState) -> None:
+def mark_countered(unit: Unit, countered: str, by: str | None, state: ProposalState) -> None:
     """Name the one counter of a proposal; None frees it for another."""
     unit.execute(
         "UPDATE proposal SET countered_by = :by, state = :state WHERE proposal_id = :id",
         expect=1,
-        id=proposal_id,
+        id=countered,
         by=by,
         state=state,
     )
 
 
-def mark_delivery(unit: Unit, proposal_id: str, delivery: str) -> None:
+def mark_delivery(unit: Unit, sent: str, delivery: str) -> None:
     unit.execute(
         "UPDATE proposal SET delivery = :delivery WHERE proposal_id = :id",
-        id=proposal_id,
+        id=sent,
         delivery=delivery,
     )
+
+
+async def count_events(fetch: Fetch, subscription_id: str) -> int:
+    rows = await fetch(
+        "SELECT COUNT(*) AS pending FROM negotiation_event WHERE subscription_id = :id LIMIT 1",
+        id=subscription_id,
+    )
+    return int(rows[0]["pending"])
 
 
 def queue_event(
@@ -75,7 +102,7 @@ def queue_event(
     subscription_id: SubscriptionId,
     kind: str,
     now_ns: int,
-    proposal_id: str | None = None,
+    proposal: str | None = None,
     agreement_id: str | None = None,
     reason: str | None = None,
 ) -> None:
@@ -88,7 +115,7 @@ def queue_event(
         identity=identity,
         subscription_id=subscription_id,
         kind=kind,
-        proposal_id=proposal_id,
+        proposal_id=proposal,
         agreement_id=agreement_id,
         reason=reason,
         now_ns=now_ns,

@@ -147,6 +147,10 @@ class AgreementEvent:
     reason: str | None
 
 
+IN_FORCE_TOPIC: Final = "market.in-force"
+"""Changes when an agreement comes into force."""
+
+
 def negotiation_topic(subscription_id: str) -> str:
     return f"market.negotiation:{subscription_id}"
 

@@ -7,7 +7,7 @@ that reports.
 
 from typing import Final
 
-from shem.kernel.errors import PeerError
+from shem.kernel.errors import PeerError, ShemError
 from shem.market.states import AgreementState
 
 TEXT_SHOWN_MAX: Final = 300
@@ -22,6 +22,13 @@ class Refused(PeerError):
     def __init__(self, payload: object) -> None:
         super().__init__(f"refused: {payload!r}")
         self.payload = payload
+
+
+def error_value(error: ShemError) -> object:
+    """Return the error value of a refused message; all enums have `CallerParse`."""
+    if isinstance(error, Refused):
+        return error.payload
+    return {"CallerParse": {"caller": "", "e": error.message[:TEXT_SHOWN_MAX]}}
 
 
 def remote_proposal(error: object, proposal_id: str) -> Refused:

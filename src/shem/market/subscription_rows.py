@@ -36,12 +36,13 @@ async def own_subscriptions(
 
 
 async def active_subscriptions(
-    fetch: Fetch, kind: str, now_ns: int, most: int
+    fetch: Fetch, kind: str, now_ns: int, most: int, *, own_first: bool = False
 ) -> list[Subscription]:
     """Return what can be matched, the latest first: Offers of anyone, Demands of ours."""
+    order = "own DESC, inserted_ns DESC" if own_first else "inserted_ns DESC"
     rows = await fetch(
         "SELECT * FROM subscription WHERE kind = :kind AND state = 'active'"
-        " AND expires_ns > :now ORDER BY inserted_ns DESC LIMIT :most",
+        f" AND expires_ns > :now ORDER BY {order} LIMIT :most",
         kind=kind,
         now=now_ns,
         most=most,
@@ -58,6 +59,29 @@ async def marked_offers(fetch: Fetch, now_ns: int, most: int) -> list[Subscripti
         most=most,
     )
     return [_subscription(row) for row in rows]
+
+
+async def page_of_offers(
+    fetch: Fetch, issuer: str | None, after_ns: int, now_ns: int, most: int
+) -> list[Subscription]:
+    """Return active Offers in the order of their arrival here."""
+    condition = "" if issuer is None else " AND identity = :issuer"
+    rows = await fetch(
+        "SELECT * FROM subscription WHERE kind = 'offer' AND state = 'active'"
+        f" AND expires_ns > :now AND inserted_ns > :after_ns{condition}"
+        " ORDER BY inserted_ns, subscription_id LIMIT :most",
+        now=now_ns,
+        after_ns=after_ns,
+        most=most,
+        **({} if issuer is None else {"issuer": issuer}),
+    )
+    return [_subscription(row) for row in rows]
+
+
+async def count_offers(fetch: Fetch) -> int:
+    """Return how many Offers of others are kept."""
+    rows = await fetch("SELECT COUNT(*) AS kept FROM subscription WHERE own = 0 LIMIT 1")
+    return int(rows[0]["kept"])
 
 
 def save_subscription(unit: Unit, item: Subscription) -> None:

@@ -1,0 +1,351 @@
+"""Negotiation: proposals of our own programs, countered and rejected.
+
+docs/protocol/market.md §3.3, §6.1 to §6.4. A counter is saved together with the message that
+carries it, so it is neither lost nor said without being kept; delivery is the outbox's. A program
+whose peer answers at once is told of a refusal; with the peer away its call succeeds and the
+message goes out when the peer is back. What the peer refused frees the previous proposal for
+another try. Messages of peers are in `proposal_inbound`.
+"""
+
+from typing import Final
+
+import structlog
+
+from shem.bus.types import RemoteError
+from shem.kernel.caller import Caller
+from shem.kernel.errors import Gone, NotFound, PeerError, UsageError
+from shem.kernel.ids import ProposalId, SubscriptionId
+from shem.market.constraints import LENGTH_MAX, ConstraintError
+from shem.market.context import Context, within
+from shem.market.ids import Role
+from shem.market.matching import match_sides
+from shem.market.messages import (
+    PROVIDER_PROPOSAL,
+    REQUESTOR_PROPOSAL,
+    InitialProposalReceived,
+    ProposalContent,
+    ProposalReceived,
+    ProposalRejected,
+    Reason,
+)
+from shem.market.properties import Json, flat_text
+from shem.market.proposal_rows import (
+    free_proposal_id,
+    load_proposal,
+    mark_countered,
+    mark_delivery,
+    queue_event,
+    save_proposal,
+    update_proposal,
+)
+from shem.market.records import ACTIVE, Proposal, reason_text
+from shem.market.refusals import describe, find
+from shem.market.states import (
+    PROPOSAL_TRANSITIONS,
+    ProposalInput,
+    ProposalState,
+    after_counter,
+)
+from shem.market.subscription_rows import load_subscription
+from shem.permissions.decide import NODE, Action, decide
+from shem.store.outbox import DONE, Drop, OutboxRow, Outcome, Retry
+from shem.store.unit import Fetch, Unit
+
+log = structlog.get_logger()
+
+COUNTER: Final = "market.counter"
+REJECTION: Final = "market.rejection"
+ANSWER_S: Final = 2.5
+"""How long a counter waits for the peer's answer; SDKs give a call five seconds."""
+REFUSED_TRANSIENTLY: Final = ("Internal", "RemoteInternal", "Timeout", "Unexpected")
+"""Errors of a peer that may pass."""
+TRANSIENT_ATTEMPTS_MAX: Final = 10
+
+
+class Proposals:
+    """The calls of this node's programs."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        context.outbox.register(COUNTER, self._deliver_counter)
+        context.outbox.register(REJECTION, self._deliver_rejection)
+
+    async def get(
+        self, who: Caller, role: Role, subscription_id: SubscriptionId, wanted: ProposalId
+    ) -> Proposal:
+        """Return a proposal of the caller's subscription."""
+        self._decide(who)
+        return await _owned(self._context.store.fetch, who, role, subscription_id, wanted)
+
+    async def counter(
+        self,
+        who: Caller,
+        role: Role,
+        subscription_id: SubscriptionId,
+        countered: ProposalId,
+        *,
+        properties: Json,
+        constraints: str,
+    ) -> ProposalId:
+        """Answer the peer's proposal with one of our own and return its id."""
+        self._decide(who)
+        if len(constraints) > LENGTH_MAX:
+            raise UsageError(f"constraints are longer than {LENGTH_MAX} characters")
+        text = flat_text(properties)
+        with self._context.answers.expected(f"counter:{countered}") as answer:
+            new = await self._save_counter(
+                who,
+                role,
+                subscription_id,
+                countered,
+                properties=text,
+                constraints=constraints,
+            )
+            # A first counter is sent in the background (§3.3).
+            is_first = role is Role.REQUESTOR and await self._is_initial(countered)
+            refusal = None if is_first else await within(answer, ANSWER_S)
+        if refusal is not None:
+            raise PeerError(
+                f"Failed to send response for Proposal [{countered}]. Error: "
+                f"Countering Proposal [{new}] remote error: {describe(refusal)}"
+            )
+        return new
+
+    async def _save_counter(
+        self,
+        who: Caller,
+        role: Role,
+        subscription_id: SubscriptionId,
+        countered: ProposalId,
+        *,
+        properties: str,
+        constraints: str,
+    ) -> ProposalId:
+        async with self._context.store.unit(f"market.proposal:{countered}") as unit:
+            previous = await _owned(unit.fetch, who, role, subscription_id, countered)
+            if previous.issuer == previous.identity:
+                raise UsageError(f"Can't react to own Proposal [{countered}].")
+            await check_active(unit.fetch, previous, self._context.now_ns())
+            new = await self._new(unit.fetch, previous, properties, constraints)
+            _check_match(new, previous)
+            if previous.countered_by is not None:
+                raise Gone(
+                    f"Proposal [{countered}] already has counter proposal. "
+                    "Can't counter for the second time."
+                )
+            following = after_counter(
+                previous.state, has_previous=previous.prev_proposal_id is not None
+            )
+            mark_countered(unit, countered, new.proposal_id, following)
+            save_proposal(unit, new)
+            _post(unit, new, COUNTER, new.proposal_id, {"proposalId": new.proposal_id})
+        return new.proposal_id
+
+    async def _is_initial(self, wanted: ProposalId) -> bool:
+        proposal = await load_proposal(self._context.store.fetch, wanted)
+        return proposal is not None and proposal.prev_proposal_id is None
+
+    async def reject(
+        self,
+        who: Caller,
+        role: Role,
+        subscription_id: SubscriptionId,
+        rejected: ProposalId,
+        reason: Reason | None,
+    ) -> None:
+        """Reject the peer's proposal; it may still be countered later."""
+        self._decide(who)
+        async with self._context.store.unit(f"market.proposal:{rejected}") as unit:
+            proposal = await _owned(unit.fetch, who, role, subscription_id, rejected)
+            if proposal.issuer == proposal.identity:
+                raise UsageError(f"Can't react to own Proposal [{rejected}].")
+            following = PROPOSAL_TRANSITIONS.get((proposal.state, ProposalInput.REJECT))
+            if following is None:
+                raise Gone(f"Proposal [{rejected}] can't be rejected from {proposal.state}.")
+            update_proposal(unit, rejected, following, reason_text(reason))
+            if proposal.prev_proposal_id is not None:
+                # The provider knows nothing of an initial proposal (§4.1).
+                payload = {"proposalId": rejected, "reason": reason}
+                key = f"{rejected}:{self._context.now_ns()}"
+                _post(unit, proposal, REJECTION, key, payload)
+
+    def _decide(self, who: Caller) -> None:
+        decide(who, Action.NODE_NEGOTIATE, NODE, now_ns=self._context.now_ns()).require()
+
+    async def _new(
+        self, fetch: Fetch, previous: Proposal, properties: str, constraints: str
+    ) -> Proposal:
+        new_id, created_ns = await free_proposal_id(
+            fetch,
+            previous.role,
+            previous.offer_id,
+            previous.demand_id,
+            self._context.now_ns(),
+        )
+        return Proposal(
+            proposal_id=new_id,
+            identity=previous.identity,
+            role=previous.role,
+            subscription_id=previous.subscription_id,
+            offer_id=previous.offer_id,
+            demand_id=previous.demand_id,
+            requestor=previous.requestor,
+            provider=previous.provider,
+            issuer=previous.identity,
+            prev_proposal_id=previous.proposal_id,
+            countered_by=None,
+            state=ProposalState.DRAFT,
+            reason=None,
+            delivery="posted",
+            properties=properties,
+            constraints=constraints,
+            created_ns=created_ns,
+            expires_ns=previous.expires_ns,
+        )
+
+    # --- delivery ---
+
+    async def _deliver_counter(self, row: OutboxRow) -> Outcome:
+        proposal = await load_proposal(self._context.store.fetch, row.payload["proposalId"])
+        if proposal is None or proposal.prev_proposal_id is None:
+            return Drop("the proposal is gone")
+        if proposal.countered_by is not None:
+            return DONE  # the peer has answered it
+        previous = await load_proposal(self._context.store.fetch, proposal.prev_proposal_id)
+        if previous is None:
+            return Drop("the previous proposal is gone")
+        if proposal.expires_ns <= self._context.now_ns():
+            return await self._refused(proposal, previous, {"Expired": proposal.proposal_id})
+        path = PROVIDER_PROPOSAL if proposal.role is Role.REQUESTOR else REQUESTOR_PROPOSAL
+        try:
+            await self._context.ask(
+                proposal.identity, proposal.peer, path, _message(proposal, previous)
+            )
+        except RemoteError as error:
+            if find(error.payload, "AlreadyCountered") is None:
+                if _is_transient(error.payload) and row.attempts < TRANSIENT_ATTEMPTS_MAX:
+                    return Retry(describe(error.payload))
+                return await self._refused(proposal, previous, error.payload)
+        await self._delivered(proposal)
+        return DONE
+
+    async def _delivered(self, proposal: Proposal) -> None:
+        async with self._context.store.unit(f"market.proposal:{proposal.proposal_id}") as unit:
+            mark_delivery(unit, proposal.proposal_id, "delivered")
+        self._context.answers.settle(f"counter:{proposal.prev_proposal_id}", None)
+
+    async def _refused(self, proposal: Proposal, previous: Proposal, error: object) -> Outcome:
+        """Free the previous proposal, and tell a program that no longer waits."""
+        log.info(
+            "market.counter_refused",
+            peer=proposal.peer,
+            proposal=proposal.proposal_id,
+            reason=describe(error),
+        )
+        async with self._context.store.unit(f"market.proposal:{previous.proposal_id}") as unit:
+            mark_delivery(unit, proposal.proposal_id, "refused")
+            current = await load_proposal(unit.fetch, previous.proposal_id)
+            if current is not None and current.countered_by == proposal.proposal_id:
+                mark_countered(unit, previous.proposal_id, None, current.state)
+            if previous.prev_proposal_id is None:
+                queue_event(
+                    unit,
+                    identity=proposal.identity,
+                    subscription_id=proposal.subscription_id,
+                    kind="rejected",
+                    now_ns=self._context.now_ns(),
+                    proposal=proposal.proposal_id,
+                    reason=reason_text({"message": f"Refused: {describe(error)}"}),
+                )
+        self._context.answers.settle(f"counter:{previous.proposal_id}", error)
+        return DONE
+
+    async def _deliver_rejection(self, row: OutboxRow) -> Outcome:
+        proposal = await load_proposal(self._context.store.fetch, row.payload["proposalId"])
+        if proposal is None:
+            return Drop("the proposal is gone")
+        if proposal.expires_ns <= self._context.now_ns():
+            return Drop("the negotiation expired")
+        path = PROVIDER_PROPOSAL if proposal.role is Role.REQUESTOR else REQUESTOR_PROPOSAL
+        message = ProposalRejected(proposal.proposal_id, False, row.payload["reason"])
+        try:
+            await self._context.ask(proposal.identity, proposal.peer, path, message)
+        except RemoteError as error:
+            if _is_transient(error.payload) and row.attempts < TRANSIENT_ATTEMPTS_MAX:
+                return Retry(describe(error.payload))
+            log.info("market.rejection_refused", peer=row.peer, reason=describe(error.payload))
+        return DONE
+
+
+async def check_active(fetch: Fetch, previous: Proposal, now_ns: int) -> None:
+    """Require both subscriptions of a negotiation, as far as this side knows them."""
+    offer = await load_subscription(fetch, previous.offer_id)
+    if offer is None:
+        raise UsageError(f"Subscription [{previous.offer_id}] wasn't found.")
+    if offer.state != ACTIVE:
+        raise UsageError(f"Subscription [{previous.offer_id}] was already unsubscribed.")
+    if not offer.is_active(now_ns):
+        raise Gone(f"Subscription [{previous.offer_id}] expired.")
+    if previous.role is Role.REQUESTOR:
+        demand = await load_subscription(fetch, previous.demand_id)
+        if demand is None or not demand.is_active(now_ns):
+            raise UsageError(f"Subscription [{previous.demand_id}] wasn't found.")
+
+
+async def _owned(
+    fetch: Fetch, who: Caller, role: Role, subscription_id: SubscriptionId, wanted: ProposalId
+) -> Proposal:
+    proposal = await load_proposal(fetch, wanted)
+    if (
+        proposal is None
+        or proposal.subscription_id != subscription_id
+        or proposal.role is not role
+        or proposal.identity != who.node_id
+    ):
+        random_id, _, content_hash = subscription_id.partition("-")
+        raise NotFound(
+            f"Proposal [{wanted}] not found (subscription [Some(SubscriptionId "
+            f'{{ random_id: "{random_id}", hash: "{content_hash}" }})]).'
+        )
+    return proposal
+
+
+def _check_match(new: Proposal, previous: Proposal) -> None:
+    pair = f"Proposal [{new.proposal_id}] with previous Proposal [{previous.proposal_id}]"
+    try:
+        match = match_sides(new, previous)
+    except ConstraintError as error:
+        raise UsageError(f"Can't match {pair}. Error: {error.message}") from error
+    if not match.fits:
+        raise UsageError(
+            f"Proposal properties [{new.proposal_id}] doesn't match previous Proposal "
+            f"[{previous.proposal_id}]. {match.mismatches}"
+        )
+
+
+def _message(proposal: Proposal, previous: Proposal) -> InitialProposalReceived | ProposalReceived:
+    content = ProposalContent(
+        proposal.proposal_id,
+        proposal.properties,
+        proposal.constraints,
+        proposal.created_ns,
+        proposal.expires_ns,
+    )
+    if proposal.role is Role.REQUESTOR and previous.prev_proposal_id is None:
+        return InitialProposalReceived(content, proposal.offer_id, proposal.demand_id)
+    return ProposalReceived(previous.proposal_id, content)
+
+
+def _post(unit: Unit, proposal: Proposal, kind: str, key: str, payload: object) -> None:
+    unit.post(
+        identity=proposal.identity,
+        peer=proposal.peer,
+        lane=f"negotiation:{proposal.offer_id}:{proposal.demand_id}",
+        kind=kind,
+        key=key,
+        payload=payload,
+    )
+
+
+def _is_transient(payload: object) -> bool:
+    return any(find(payload, variant) is not None for variant in REFUSED_TRANSIENTLY)

@@ -1,0 +1,311 @@
+"""The market of this node: both roles, one face for REST, the activity service and the node.
+
+Start with `await start()`, then keep `run()` going; everything that was promised is in the store.
+Reading order: `subscriptions`, `discovery`, `proposals`, `handshake`, `endings`; then what peers
+send: `proposal_inbound`, `agreement_inbound`.
+"""
+
+import asyncio
+from typing import Final, Protocol
+
+import structlog
+
+from shem.bus.router import Bus
+from shem.kernel.caller import Caller
+from shem.kernel.errors import ShemError, UsageError
+from shem.kernel.ids import AgreementId, NodeId, ProposalId, SubscriptionId
+from shem.kernel.tasks import TaskScope
+from shem.kernel.world import World
+from shem.market import agreement_server, agreements, offer_server, subscriptions
+from shem.market.agreement_access import row_of_party, state_of
+from shem.market.agreement_inbound import AgreementInbound
+from shem.market.agreement_outbound import AgreementOutbound
+from shem.market.agreement_rows import load_agreements, load_events, load_log
+from shem.market.agreements import Filter
+from shem.market.cleanup import EVERY_S as CLEANUP_EVERY_S
+from shem.market.cleanup import clean_up
+from shem.market.context import Context, Identities
+from shem.market.discovery import Broadcasts, Discovery
+from shem.market.endings import Ended, Endings
+from shem.market.forms import Form, agreement_form, negotiation_event_form
+from shem.market.handshake import Handshake
+from shem.market.ids import Role, lettered
+from shem.market.messages import Reason
+from shem.market.properties import Json
+from shem.market.proposal_inbound import ProposalInbound
+from shem.market.proposal_rows import load_proposal
+from shem.market.proposals import Proposals
+from shem.market.queues import Queues
+from shem.market.records import (
+    IN_FORCE_TOPIC,
+    OFFER,
+    AgreementEvent,
+    AgreementRow,
+    NegotiationEvent,
+    Proposal,
+    Subscription,
+    agreements_topic,
+)
+from shem.market.states import AgreementState
+from shem.permissions.decide import NODE, Action, decide
+from shem.store.outbox import Outbox
+from shem.store.unit import Store
+
+log = structlog.get_logger()
+
+CONFIRM_TIMEOUT_S: Final = 10.0
+"""How long a confirmation tries to reach the provider."""
+PAUSE_AFTER_FAULT_S: Final = 1.0
+
+
+class Key(Protocol):
+    """The part of a private key that says whose it is."""
+
+    @property
+    def node_id(self) -> NodeId: ...
+
+
+class NodeIdentities(Identities, Protocol):
+    """The part of `identity.service.IdentityService` that the market needs."""
+
+    @property
+    def default(self) -> Key: ...
+
+
+class MarketService:
+    """Offers, Demands, negotiations and agreements of this node's identities."""
+
+    def __init__(  # noqa: PLR0917 — the seams of a node, in the order of the layers
+        self,
+        store: Store,
+        bus: Bus,
+        broadcast: Broadcasts,
+        outbox: Outbox,
+        identity: NodeIdentities,
+        world: World,
+    ) -> None:
+        self._context = context = Context(store, bus, outbox, identity, world)
+        self._discovery = Discovery(context, broadcast, lambda: identity.default.node_id)
+        self._queues = Queues(context)
+        self._proposals = Proposals(context)
+        self._endings = Endings(context)
+        self._handshake = Handshake(context, AgreementOutbound(context))
+        ProposalInbound(context)
+        AgreementInbound(context, self._endings)
+        offer_server.serve(context)
+        agreement_server.serve(context)
+
+    async def start(self) -> None:
+        """Repair what a crash left half done; before REST and the bus take calls."""
+        await self._handshake.repair()
+
+    async def run(self) -> None:
+        """Announce, expire and clean up, until cancelled."""
+        async with TaskScope() as scope:
+            scope.spawn(self._discovery.run(), "market discovery")
+            scope.spawn(self._expire(), "market expiry")
+            scope.spawn(self._clean_up(), "market clean-up")
+            await asyncio.Event().wait()
+
+    def on_agreement_end(self, fn: Ended) -> None:
+        """Have `fn(row)` called after an agreement that was in force has ended."""
+        self._endings.on_end(fn)
+
+    # --- subscriptions ---
+
+    async def subscribe(
+        self, who: Caller, kind: str, properties: Json, constraints: str
+    ) -> SubscriptionId:
+        """Publish an Offer or look for Offers with a Demand."""
+        self._decide(who, Action.NODE_PUBLISH)
+        item = await subscriptions.subscribe(
+            self._context, who.node_id, kind, properties, constraints
+        )
+        if kind == OFFER:
+            self._discovery.announce(item.subscription_id)
+        else:
+            await self._discovery.seek()
+        log.info("market.subscribed", kind=kind, subscription=item.subscription_id)
+        return item.subscription_id
+
+    async def subscriptions(self, who: Caller, kind: str) -> list[Subscription]:
+        """Return the caller's active Offers or Demands."""
+        self._decide(who, Action.NODE_PUBLISH)
+        return await subscriptions.list_own(self._context, who.node_id, kind)
+
+    async def unsubscribe(self, who: Caller, kind: str, subscription_id: SubscriptionId) -> None:
+        """Withdraw an Offer or a Demand."""
+        self._decide(who, Action.NODE_PUBLISH)
+        await subscriptions.unsubscribe(self._context, who.node_id, kind, subscription_id)
+        if kind == OFFER:
+            self._discovery.withdraw(subscription_id)
+
+    async def collect(
+        self,
+        who: Caller,
+        kind: str,
+        subscription_id: SubscriptionId,
+        *,
+        timeout_s: float,
+        most: int,
+    ) -> list[Form]:
+        """Return what happened to a subscription; the next collection acknowledges it."""
+        self._decide(who, Action.NODE_NEGOTIATE)
+        events = await self._queues.collect(
+            who.node_id, kind, subscription_id, timeout_s=timeout_s, most=most
+        )
+        try:
+            forms = [await self._event_form(event) for event in events]
+        except BaseException:
+            self._queues.release(events)
+            raise
+        return [form for form in forms if form is not None]
+
+    async def _event_form(self, event: NegotiationEvent) -> Form | None:
+        fetch = self._context.store.fetch
+        proposal = agreement = None
+        if event.proposal_id is not None:
+            proposal = await load_proposal(fetch, event.proposal_id)
+        if event.agreement_id is not None:
+            row = await self.agreement(event.agreement_id, Role.PROVIDER)
+            agreement = None if row is None else agreement_form(row, state_of(self._context, row))
+        return negotiation_event_form(event, proposal, agreement)
+
+    # --- proposals ---
+
+    async def proposal(
+        self, who: Caller, role: Role, subscription_id: SubscriptionId, wanted: ProposalId
+    ) -> Proposal:
+        return await self._proposals.get(who, role, subscription_id, wanted)
+
+    async def counter(
+        self,
+        who: Caller,
+        role: Role,
+        subscription_id: SubscriptionId,
+        countered: ProposalId,
+        *,
+        properties: Json,
+        constraints: str,
+    ) -> ProposalId:
+        """Answer the peer's proposal with one of our own."""
+        return await self._proposals.counter(
+            who, role, subscription_id, countered, properties=properties, constraints=constraints
+        )
+
+    async def reject_proposal(
+        self,
+        who: Caller,
+        role: Role,
+        subscription_id: SubscriptionId,
+        rejected: ProposalId,
+        *,
+        reason: Reason | None,
+    ) -> None:
+        await self._proposals.reject(who, role, subscription_id, rejected, reason)
+
+    # --- agreements ---
+
+    async def agreement(
+        self, agreement_id: AgreementId | str, role: Role | None = None
+    ) -> AgreementRow | None:
+        """Return an agreement for a service of this node: the asked role's row, else any."""
+        rows = await load_agreements(self._context.store.fetch, agreement_id)
+        return next((row for row in rows if role in (None, row.role)), None)
+
+    async def agreement_of(self, who: Caller, agreement_id: AgreementId) -> Form:
+        """Return an agreement as a party sees it."""
+        row = await row_of_party(self._context, who, agreement_id)
+        return agreement_form(row, state_of(self._context, row))
+
+    async def agreements(self, who: Caller, wanted: Filter) -> list[AgreementRow]:
+        return await agreements.list_of(self._context, who, wanted)
+
+    async def create_agreement(
+        self, who: Caller, promoted: ProposalId, valid_to_ns: int
+    ) -> AgreementId:
+        return await agreements.create(self._context, who, promoted, valid_to_ns)
+
+    async def confirm(
+        self,
+        who: Caller,
+        agreement_id: AgreementId,
+        session: str | None,
+        timeout_s: float = CONFIRM_TIMEOUT_S,
+    ) -> None:
+        await self._handshake.confirm(who, agreement_id, session, timeout_s)
+
+    async def wait(self, who: Caller, agreement_id: AgreementId, timeout_s: float) -> None:
+        await self._handshake.wait(who, agreement_id, timeout_s)
+
+    async def approve(
+        self, who: Caller, agreement_id: AgreementId, session: str | None, timeout_s: float
+    ) -> None:
+        await self._handshake.approve(who, agreement_id, session, timeout_s)
+
+    async def cancel(self, who: Caller, agreement_id: AgreementId, reason: Reason | None) -> None:
+        await self._endings.cancel(who, agreement_id, reason)
+
+    async def reject(self, who: Caller, agreement_id: AgreementId, reason: Reason | None) -> None:
+        await self._endings.reject(who, agreement_id, reason)
+
+    async def terminate(
+        self, who: Caller, agreement_id: AgreementId, reason: Reason | None
+    ) -> None:
+        await self._endings.terminate(who, agreement_id, reason)
+
+    async def termination(self, who: Caller, agreement_id: AgreementId) -> AgreementEvent:
+        """Return how an agreement was terminated."""
+        row = await row_of_party(self._context, who, agreement_id)
+        for event in await load_log(self._context.store.fetch, row.agreement_id, row.role):
+            if event.kind is AgreementState.TERMINATED:
+                return event
+        raise UsageError(f"Agreement [{lettered(agreement_id, row.role)}] not terminated yet.")
+
+    async def agreement_events(
+        self,
+        who: Caller,
+        *,
+        after_ns: int,
+        session: str | None,
+        timeout_s: float,
+        most: int,
+    ) -> list[AgreementEvent]:
+        """Return an identity's agreement events after a cursor, waiting for the first."""
+        self._decide(who, Action.NODE_NEGOTIATE)
+        topics = self._context.store.topics
+        topic = agreements_topic(who.node_id)
+        clock = self._context.world.clock
+        deadline = clock.monotonic() + timeout_s
+        while True:
+            version = topics.version(topic)
+            events = await load_events(
+                self._context.store.fetch, who.node_id, after_ns, session, most
+            )
+            left = deadline - clock.monotonic()
+            if events or left <= 0 or not await topics.changed(topic, version, left):
+                return events
+
+    # --- the background ---
+
+    def _decide(self, who: Caller, action: Action) -> None:
+        decide(who, action, NODE, now_ns=self._context.now_ns()).require()
+
+    async def _expire(self) -> None:
+        topics = self._context.store.topics
+        while True:
+            version = topics.version(IN_FORCE_TOPIC)
+            try:
+                wait_s = await self._endings.expire_due()
+            except ShemError as error:
+                log.warning("market.expiry_failed", reason=error.message)
+                wait_s = PAUSE_AFTER_FAULT_S
+            await topics.changed(IN_FORCE_TOPIC, version, wait_s)
+
+    async def _clean_up(self) -> None:
+        while True:
+            await self._context.world.clock.sleep(CLEANUP_EVERY_S)
+            try:
+                await clean_up(self._context)
+            except ShemError as error:
+                log.warning("market.cleanup_failed", reason=error.message)
