@@ -170,7 +170,7 @@ class Node:
         self.bus = Bus()
         self.net = LossyNet(self._town.fabric.node(self.node_id))
         remote = RemoteBus(self.bus, self.net, (self.node_id,), rng=world.rng)
-        features = Features(self.bus, self.net, self.features, version="0", clock=world.clock)
+        features = Features(self.bus, self.net, self.features, clock=world.clock)
         if not self.features:
             self.bus._bindings.pop("/public/shem/Hello")
         outbox = Outbox(self.store, world)

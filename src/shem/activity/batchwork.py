@@ -151,8 +151,8 @@ class BatchWork:
         except (TimedOut, Unreachable) as error:
             return News.SILENCE, error
         except UsageError as error:
-            if DUPLICATE_WORDS in error.message and not await self._resolves(activity):
-                return News.ACCEPTED, None
+            if DUPLICATE_WORDS in error.message:
+                return await self._duplicate(activity), error
             return News.REFUSED, error
         except RemoteGsbError as error:
             """Nothing was there to run it; any other failure may have come after the fact."""
@@ -161,8 +161,12 @@ class BatchWork:
             return News.REFUSED, error
         return News.ACCEPTED, None
 
-    async def _resolves(self, activity: Activity) -> bool:
-        return await self._peers.can(activity.provider, FEATURE_RESOLVE)
+    async def _duplicate(self, activity: Activity) -> News:
+        """Say what it means that the id exists: only a shem ExeUnit has compared the scripts."""
+        resolves = await self._peers.can(activity.provider, FEATURE_RESOLVE)
+        if resolves is None:
+            return News.SILENCE
+        return News.REFUSED if resolves else News.ACCEPTED
 
     async def learned(self, batch: Batch, news: News, message: str | None = None) -> Batch:
         """Commit what is known now; news against what was proven is not believed."""
@@ -216,7 +220,10 @@ class BatchWork:
                 log.info("batch.not_resolved", batch=batch.batch_id, reason=error.message)
 
     async def _ask(self, activity: Activity, batch: Batch, timeout_s: float) -> News | None:
-        if await self._resolves(activity):
+        resolves = await self._peers.can(activity.provider, FEATURE_RESOLVE)
+        if resolves is None:
+            raise Unreachable(f"provider {activity.provider} cannot be asked now")
+        if resolves:
             return await self._ask_resolve(activity, batch, timeout_s)
         body = messages.get_results(activity.activity_id, batch.batch_id, 0.0, None)
         path = f"exeunit/{activity.activity_id}/GetExecBatchResults"

@@ -47,14 +47,17 @@ class Creator:
     ) -> ActivityId:
         """Return the id of the new activity; TimedOut leaves the intent open."""
         deadline = self._world.clock.monotonic() + timeout_s + ANSWER_GRACE_S
-        intent = await self._intend(agreement, intent_id)
+        repeats = await self._repeats(agreement, deadline)
+        intent, is_new = await self._intend(agreement, intent_id, repeats)
+        if not is_new and intent.state is IntentState.OPEN and not repeats:
+            raise self._lost(agreement)
         if intent.state is IntentState.DONE and intent.activity_id is not None:
             return intent.activity_id
         key = (agreement.requestor, agreement.agreement_id, intent.intent_id)
         self._in_flight.add(key)
         try:
             failpoints.passing("create.intent_committed")
-            activity_id = await self._send(agreement, intent, pub_key, deadline)
+            activity_id = await self._send(agreement, intent, pub_key, deadline, repeats)
         except (ProviderTimedOut, EndpointGone) as error:
             await self._failed(intent, error)
             raise
@@ -69,8 +72,22 @@ class Creator:
         await self._done(agreement, intent, activity_id)
         return activity_id
 
-    async def _intend(self, agreement: Agreement, intent_id: str | None) -> Intent:
-        """Take up the chosen or an unanswered intent, or commit a new one."""
+    async def _repeats(self, agreement: Agreement, deadline: float) -> bool:
+        """Find out whether a repeat is harmless; before that is known nothing may be sent."""
+        clock = self._world.clock
+        while True:
+            repeats = await self._peers.can(agreement.provider, FEATURE_INTENT)
+            if repeats is not None:
+                return repeats
+            if clock.monotonic() >= deadline:
+                path = f"/net/{agreement.provider}/activity/CreateActivity"
+                raise Unreachable(f"GSB error: Remote service at `{path}` error: unavailable")
+            await clock.sleep(PAUSE_S)
+
+    async def _intend(
+        self, agreement: Agreement, intent_id: str | None, repeats: bool
+    ) -> tuple[Intent, bool]:
+        """Take up the chosen or an unanswered intent, or commit a new one (then True)."""
         async with self._store.unit(agreement.agreement_id) as unit:
             known = await load_intents(unit.fetch, agreement.requestor, agreement.agreement_id)
             for intent in known:
@@ -78,9 +95,11 @@ class Creator:
                 if intent_id is not None:
                     fits = intent.intent_id == intent_id
                 else:
-                    fits = intent.state is IntentState.OPEN and key not in self._in_flight
+                    fits = (
+                        repeats and intent.state is IntentState.OPEN and key not in self._in_flight
+                    )
                 if fits:
-                    return intent
+                    return intent, False
             fresh = Intent(
                 intent_id=intent_id or new_hex_id(self._world.rng),
                 identity=agreement.requestor,
@@ -91,13 +110,17 @@ class Creator:
                 message=None,
             )
             save_intent(unit, fresh, self._world.clock.wall_ns())
-        return fresh
+        return fresh, True
 
     async def _send(
-        self, agreement: Agreement, intent: Intent, pub_key: str | None, deadline: float
+        self,
+        agreement: Agreement,
+        intent: Intent,
+        pub_key: str | None,
+        deadline: float,
+        repeats: bool,
     ) -> ActivityId:
         clock = self._world.clock
-        repeats = await self._peers.can(agreement.provider, FEATURE_INTENT)
         while (left_s := deadline - clock.monotonic()) > 0:
             started = clock.monotonic()
             body = messages.create_activity(
@@ -121,15 +144,13 @@ class Creator:
             except (TimedOut, Unreachable) as error:
                 log.info("create.unanswered", agreement=agreement.agreement_id, reason=str(error))
                 if not repeats:
-                    raise self._lost(agreement, error) from error
+                    raise self._lost(agreement) from error
             spent_s = clock.monotonic() - started
             await clock.sleep(min(max(PAUSE_S - spent_s, 0.0), max(left_s - spent_s, 0.0)))
         raise TimedOut("Timeout: no answer to CreateActivity; a repeat returns the same activity")
 
-    def _lost(self, agreement: Agreement, error: ShemError) -> ShemError:
+    def _lost(self, agreement: Agreement) -> ShemError:
         """Word what an unanswered create towards a legacy provider means."""
-        if isinstance(error, Unreachable):
-            return error
         return TimedOut(
             "Timeout: no answer to CreateActivity, and this provider cannot be asked whether it"
             f" made an activity; terminate agreement {agreement.agreement_id} to be safe",

@@ -35,13 +35,13 @@ class Peers:
         self._bus = bus
         self._features = features
 
-    async def can(self, provider: NodeId, feature: str, *, timeout_s: float = HELLO_S) -> bool:
-        """Tell whether the provider knows a feature; a peer that cannot be asked counts as not."""
+    async def can(self, provider: NodeId, feature: str) -> bool | None:
+        """Tell whether the provider knows a feature; None when it cannot be asked now."""
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(HELLO_S):
                 return feature in await self._features(provider)
         except (ShemError, TimeoutError):
-            return False
+            return None
 
     async def ask(
         self,
