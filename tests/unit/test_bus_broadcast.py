@@ -55,7 +55,7 @@ class Town:
 
     def features_of(self, node: NodeId, *own: str) -> Features:
         net = self.fabric.node(node)  # for its signs of life only
-        return Features(self.buses[node], net, own, version="1.0", clock=self.clock)
+        return Features(self.buses[node], net, own, clock=self.clock)
 
 
 @pytest.fixture

@@ -261,6 +261,20 @@ async def test_a_call_whose_stream_breaks_fails_at_once(town: Town) -> None:
         await asyncio.wait_for(call, 1)
 
 
+async def test_a_break_is_noticed_by_calls_to_a_peers_second_identity(town: Town) -> None:
+    queue = await heard(town.anna)
+    town.anna.bus.bind("/public/x", silent)
+    call = asyncio.ensure_future(
+        town.bert.bus.call(LOCAL_CALLER, f"/net/{ANNA_TOO}/x", b"", timeout_s=60)
+    )
+    await queue.get()
+
+    town.fabric.cut(ANNA, BERT)
+
+    with pytest.raises(Unreachable):
+        await asyncio.wait_for(call, 1)
+
+
 async def test_a_break_of_another_peers_stream_leaves_a_call_alone(town: Town) -> None:
     released = asyncio.Event()
 

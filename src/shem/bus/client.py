@@ -24,6 +24,7 @@ from shem.bus.types import LOCAL_CALLER, Call, Handler, Reply, StreamHandler
 from shem.kernel.config import GsbAddress
 from shem.kernel.errors import Conflict, ShemError, Unreachable, UsageError
 from shem.kernel.tasks import TaskScope
+from shem.kernel.version import shem_version
 from shem.kernel.world import World
 from shem.wire.errors import WireError
 from shem.wire.flexbuffers import pack
@@ -61,7 +62,6 @@ class BusClient:
         address: GsbAddress,
         *,
         name: str = "shem",
-        version: str = "0",
         caller: str = "local",
         reconnect: bool = True,
         world: World | None = None,
@@ -70,7 +70,7 @@ class BusClient:
         self._caller = caller
         self._reconnect = reconnect
         self._world = world or World()
-        self._hello = Hello(name, version, self._world.rng.token(16))
+        self._hello = Hello(name, shem_version(), self._world.rng.token(16))
         self._bus = Bus()
         self._bindings: dict[str, Binding] = {}
         self._registered: set[str] = set()

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 from shem.bus.router import Bus
 from shem.bus.types import LOCAL_CALLER, Call, GsbCode, GsbError, RemoteError
 from shem.kernel.ids import NodeId
+from shem.kernel.version import shem_version
 from shem.kernel.world import Clock
 
 ADDRESS: Final = "/public/shem/Hello"
@@ -37,11 +38,10 @@ class Features:
         net: SignsOfLife,
         own: Collection[str],
         *,
-        version: str,
         clock: Clock,
     ) -> None:
         self._bus = bus
-        self._about = {"version": version, "features": sorted(own)}
+        self._about = {"version": shem_version(), "features": sorted(own)}
         self._clock = clock
         self._known: dict[NodeId, tuple[float, frozenset[str]]] = {}
         net.on_peer_up(self.forget)

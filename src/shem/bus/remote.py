@@ -9,6 +9,7 @@ Unreachable: it may or may not have been done. Calls of peers go to `inbound`.
 import re
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
@@ -47,6 +48,15 @@ _OUTWARD: Final = re.compile(
 )
 
 
+@dataclass(slots=True)
+class _Asked:
+    """Whom a call was put to: the identity asked for, and its node's default one."""
+
+    target: NodeId
+    channel: Channel
+    default: NodeId | None = None
+
+
 class RemoteBus:
     """Joins a bus to the net; `identities` are the node's own, default first."""
 
@@ -55,7 +65,7 @@ class RemoteBus:
         self._net = net
         self._default = identities[0]
         self._own = frozenset(identities)
-        self._pending: PendingCalls[tuple[NodeId, Channel]] = PendingCalls(rng)
+        self._pending: PendingCalls[_Asked] = PendingCalls(rng)
         self._broadcasts: list[Callable[[Peer, BroadcastRequest], None]] = []
         self._tasks = TaskScope()
         self._inbound = Inbound(bus, net, self._own, self._tasks)
@@ -126,16 +136,19 @@ class RemoteBus:
             request = CallRequest(own, address, self._pending.new_request_id(), call.data, True)
             await self._net.send(target, channel, encode_packet(request), timeout_s=call.timeout_s)
             return
-        with self._pending.open((target, channel)) as pending:
+        with self._pending.open(_Asked(target, channel)) as pending:
             request = CallRequest(own, address, pending.request_id, call.data)
             await self._net.send(target, channel, encode_packet(request), timeout_s=call.timeout_s)
+            pending.asked.default = self._net.default_of(target)  # the route has taught it
             async with aclosing(pending.replies()) as replies:
                 async for reply in replies:
                     yield reply
 
     def _lost(self, peer: NodeId, channel: Channel) -> None:
         error = Unreachable(f"the connection to {peer} broke before its answer")
-        self._pending.fail(error, lambda asked: asked == (peer, channel))
+        self._pending.fail(
+            error, lambda asked: asked.channel is channel and peer in (asked.target, asked.default)
+        )
 
     def _receive(self, peer: Peer, channel: Channel, message: bytes) -> None:
         if not self._bindings:
@@ -158,9 +171,8 @@ class RemoteBus:
         pending = self._pending.find(reply.request_id)
         if pending is None:
             return
-        target, _ = pending.asked
-        if target not in peer.identities:
-            log.warning("remote.foreign_reply", peer=peer.node_id, asked=target)
+        if pending.asked.target not in peer.identities:
+            log.warning("remote.foreign_reply", peer=peer.node_id, asked=pending.asked.target)
             return
         pending.offer(reply)
 

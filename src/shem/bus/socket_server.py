@@ -20,6 +20,7 @@ from shem.kernel.caller import Caller
 from shem.kernel.config import GsbAddress
 from shem.kernel.errors import Conflict, ShemError, UsageError
 from shem.kernel.tasks import TaskScope
+from shem.kernel.version import shem_version
 from shem.kernel.world import World
 from shem.wire.errors import WireError
 from shem.wire.gsb import (
@@ -63,18 +64,17 @@ class SocketServer:
         bus: Bus,
         address: GsbAddress,
         *,
-        world: World,
+        world: World | None = None,
         caller: Caller = LOCAL_CALLER,
-        version: str = "0",
         ping_interval_s: float = PING_INTERVAL_S,
         ping_timeout_s: float = PING_TIMEOUT_S,
     ) -> None:
         self.bus = bus
         self.caller = caller
-        self.world = world
+        self.world = world or World()
         self.keep_alive_s = (ping_interval_s, ping_timeout_s)
         self.tasks = TaskScope()
-        self.hello = Hello(NAME, version, world.rng.token(16))
+        self.hello = Hello(NAME, shem_version(), self.world.rng.token(16))
         self._address = address
         self._server: asyncio.Server | None = None
         self._connections: set[_Connection] = set()

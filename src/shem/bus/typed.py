@@ -1,8 +1,8 @@
 """Typed endpoints and answers: documents inside payloads, `{"Ok": …}` and `{"Err": …}`.
 
 Used alike by the in-process bus and by the socket client (docs/protocol/gsb-identity.md §2.5). An
-endpoint that raises a `GsbError` answers on the transport level, any other `ShemError` becomes the
-endpoint's own error value.
+endpoint that raises a `GsbError` answers on the transport level, a `RemoteError` with the
+error value it carries, any other `ShemError` with what the endpoint makes of it.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -34,6 +34,8 @@ def typed(fn: Serve, error: ErrorForm = as_message) -> Handler:
             return dumps_reply_ok(await fn(call, body))
         except GsbError:
             raise
+        except RemoteError as refusal:
+            return dumps_reply_err(refusal.payload)
         except ShemError as refusal:
             return dumps_reply_err(error(refusal))
 
@@ -50,6 +52,8 @@ def typed_stream(fn: ServeStream, error: ErrorForm = as_message) -> StreamHandle
                 yield dumps_reply_ok(item)
         except GsbError:
             raise
+        except RemoteError as refusal:
+            yield dumps_reply_err(refusal.payload)
         except ShemError as refusal:
             yield dumps_reply_err(error(refusal))
 

@@ -166,6 +166,12 @@ class MemoryNet:
         for fn in self._on_peer_up:
             fn(peer)
 
+    def default_of(self, node_id: NodeId) -> NodeId:
+        for peer in self._fabric.others(self):
+            if node_id in peer.identities:
+                return peer.default_id
+        return node_id
+
     async def find(self, node_id: NodeId) -> NodeInfo:
         for peer in (self, *self._fabric.others(self)):
             if node_id in peer.identities:

@@ -206,6 +206,10 @@ class Net:
 
     # --- looking at it
 
+    def default_of(self, node_id: NodeId) -> NodeId:
+        """Return the default identity of a node, as far as we know: what `on_lost` names."""
+        return self._core.router.registry.default_of(node_id)
+
     @property
     def bind_address(self) -> Address:
         return self._socket.address
