@@ -5,6 +5,7 @@ broadcast may come from anybody, also about somebody else's Offer; that an Offer
 believed only when its owner says so, in person or when asked.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, Protocol
 
@@ -83,6 +84,8 @@ class Discovery:
         self._asked: set[SubscriptionId] = set()
         self._banned: dict[NodeId, float] = {}
         self._greet_at = 0.0
+        self._said_at = 0.0
+        self._stirred = asyncio.Event()
         broadcast.subscribe(OFFERS_TOPIC, self._hear_offers)
         broadcast.subscribe(UNSUBSCRIBES_TOPIC, self._hear_unsubscribes)
         broadcast.subscribe(NEW_NEIGHBOUR_TOPIC, self._hear_neighbour)
@@ -107,17 +110,34 @@ class Discovery:
         async with TaskScope() as scope:
             scope.spawn(self._offers.run(), "market offers")
             scope.spawn(self._unsubscribes.run(), "market unsubscribes")
-            await self._say_all()
-            for pause_s in GREETING_PAUSES_S:
-                await self._context.world.clock.sleep(pause_s)
-                await self.greet()
+            scope.spawn(self._greet_at_start(), "market greeting")
             while True:
-                wait_s = ROUND_MEAN_S * (0.5 + self._context.world.rng.unit())
-                await self._context.world.clock.sleep(wait_s)
+                self._stirred.clear()
                 await self._say_all()
+                wait_s = ROUND_MEAN_S * (0.5 + self._context.world.rng.unit())
+                await self._until_stirred(wait_s)
+
+    def peer_up(self, peer: NodeId) -> None:
+        """Somebody can be reached, perhaps after a time alone: do not wait for the next round."""
+        del peer
+        if self._context.world.clock.monotonic() >= self._said_at + GREETING_INTERVAL_S:
+            self._stirred.set()
+
+    async def _greet_at_start(self) -> None:
+        for pause_s in GREETING_PAUSES_S:
+            await self._context.world.clock.sleep(pause_s)
+            await self.greet()
+
+    async def _until_stirred(self, wait_s: float) -> None:
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._stirred.wait()
+        except TimeoutError:
+            return
 
     async def _say_all(self) -> None:
         """Announce what is valid, own Offers first, and repeat what was withdrawn."""
+        self._said_at = self._context.world.clock.monotonic()
         now_ns = self._context.now_ns()
         fetch = self._context.store.fetch
         known = await active_subscriptions(fetch, OFFER, now_ns, ROUND_IDS_MAX, own_first=True)

@@ -6,7 +6,6 @@ demand names an expiration ends on both sides by their own clocks, so that neith
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -49,7 +48,7 @@ EXPIRED: Final[Reason] = {
 
 _APPROVING: Final = AgreementState.APPROVING
 
-Ended = Callable[[AgreementRow], None]
+Ended = Callable[[AgreementId], None]
 
 
 class Endings:
@@ -60,7 +59,7 @@ class Endings:
         self._listeners: list[Ended] = []
 
     def on_end(self, fn: Ended) -> None:
-        """Have `fn` called with every agreement that was in force and ended, after the commit."""
+        """Have `fn` called with the id of an agreement that was in force, after its end."""
         self._listeners.append(fn)
 
     async def cancel(self, who: Caller, agreement_id: AgreementId, reason: Reason | None) -> None:
@@ -107,15 +106,14 @@ class Endings:
         )
         if following is not AgreementState.TERMINATED:
             return
-        ended = replace(row, state=following)
-        unit.after_commit(lambda: self._tell(ended))
+        unit.after_commit(lambda: self._tell(row))
         if row.role is Role.REQUESTOR:
             await propose_again(unit, row.offer_id, row.demand_id, now_ns)
 
     def _tell(self, row: AgreementRow) -> None:
         log.info("market.agreement_ended", agreement=row.agreement_id, peer=row.peer)
         for fn in self._listeners:
-            fn(row)
+            fn(row.agreement_id)
 
     async def _end(
         self,

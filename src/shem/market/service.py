@@ -1,12 +1,15 @@
 """The market of this node: both roles, one face for REST, the activity service and the node.
 
-Start with `await start()`, then keep `run()` going; everything that was promised is in the store.
+Entering it repairs what a crash left half done (before REST and the net bring calls) and starts the
+background: announcing, expiring, cleaning up. All that was promised is in the store.
+
 Reading order: `subscriptions`, `discovery`, `proposals`, `handshake`, `endings`; then what peers
 send: `proposal_inbound`, `agreement_inbound`.
 """
 
-import asyncio
-from typing import Final, Protocol
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final, Protocol, Self
 
 import structlog
 
@@ -72,6 +75,12 @@ class NodeIdentities(Identities, Protocol):
     def default(self) -> Key: ...
 
 
+class SignsOfLife(Protocol):
+    """What the market needs of `net.service.Net`."""
+
+    def on_peer_up(self, fn: Callable[[NodeId], None]) -> None: ...
+
+
 class MarketService:
     """Offers, Demands, negotiations and agreements of this node's identities."""
 
@@ -83,6 +92,7 @@ class MarketService:
         outbox: Outbox,
         identity: NodeIdentities,
         world: World,
+        net: SignsOfLife | None = None,
     ) -> None:
         self._context = context = Context(store, bus, outbox, identity, world)
         self._discovery = Discovery(context, broadcast, lambda: identity.default.node_id)
@@ -94,21 +104,28 @@ class MarketService:
         AgreementInbound(context, self._endings)
         offer_server.serve(context)
         agreement_server.serve(context)
+        self._scope = TaskScope()
+        if net is not None:
+            net.on_peer_up(self._discovery.peer_up)
 
-    async def start(self) -> None:
-        """Repair what a crash left half done; before REST and the bus take calls."""
+    async def __aenter__(self) -> Self:
         await self._handshake.repair()
+        await self._scope.__aenter__()
+        self._scope.spawn(self._discovery.run(), "market discovery")
+        self._scope.spawn(self._expire(), "market expiry")
+        self._scope.spawn(self._clean_up(), "market clean-up")
+        return self
 
-    async def run(self) -> None:
-        """Announce, expire and clean up, until cancelled."""
-        async with TaskScope() as scope:
-            scope.spawn(self._discovery.run(), "market discovery")
-            scope.spawn(self._expire(), "market expiry")
-            scope.spawn(self._clean_up(), "market clean-up")
-            await asyncio.Event().wait()
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._scope.__aexit__(kind, error, trace)
 
     def on_agreement_end(self, fn: Ended) -> None:
-        """Have `fn(row)` called after an agreement that was in force has ended."""
+        """Have `fn(agreement id)` called after an agreement that was in force has ended."""
         self._endings.on_end(fn)
 
     # --- subscriptions ---
@@ -206,9 +223,7 @@ class MarketService:
 
     # --- agreements ---
 
-    async def agreement(
-        self, agreement_id: AgreementId | str, role: Role | None = None
-    ) -> AgreementRow | None:
+    async def agreement(self, agreement_id: str, role: str | None = None) -> AgreementRow | None:
         """Return an agreement for a service of this node: the asked role's row, else any."""
         rows = await load_agreements(self._context.store.fetch, agreement_id)
         return next((row for row in rows if role in (None, row.role)), None)
