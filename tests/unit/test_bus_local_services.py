@@ -74,6 +74,8 @@ async def test_a_created_identity_has_its_alias_once(node: SimpleNamespace) -> N
 
     assert await node.ask("identity/Get", {"byAlias": "worker"}) == made
     assert made["isDefault"] is False
+    body = {"nodeId": made["nodeId"], "alias": None, "setDefault": False}
+    assert await node.ask("identity/Update", body) == made
 
 
 async def test_signing_takes_a_digest_as_it_is(node: SimpleNamespace) -> None:
@@ -94,6 +96,12 @@ async def test_signing_takes_a_digest_as_it_is(node: SimpleNamespace) -> None:
         ("Sign", {"nodeId": ME, "payload": bytes(31)}, {"InternalErr": "sign error"}),
         ("Sign", {"nodeId": NOBODY, "payload": bytes(32)}, {"NodeNotFound": NOBODY}),
         ("GetPubKey", NOBODY, {"NodeNotFound": NOBODY}),
+        (
+            "Update",
+            {"nodeId": ME, "alias": "new", "setDefault": False},
+            {"InternalErr": "/local/identity/Update is not supported yet"},
+        ),
+        ("Update", {"nodeId": NOBODY, "setDefault": False}, {"NodeNotFound": NOBODY}),
         (
             "Lock",
             {"nodeId": ME},

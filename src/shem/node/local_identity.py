@@ -1,7 +1,7 @@
 """`/local/identity`: what the command line asks about this node's identities.
 
-Messages and error values: docs/protocol/gsb-identity.md §3.1. Locking, dropping and exporting
-identities are not built yet and say so.
+Messages and error values: docs/protocol/gsb-identity.md §3.1. Renaming, locking, dropping and
+exporting identities are not built yet and say so.
 """
 
 from typing import Final
@@ -15,7 +15,7 @@ from shem.node import bodies
 
 BASE: Final = "/local/identity"
 _DIGEST_SIZE: Final = 32
-_NOT_BUILT: Final = ("Update", "Lock", "Unlock", "DropId", "GetKeyFile", "Subscribe", "Unsubscribe")
+_NOT_BUILT: Final = ("Lock", "Unlock", "DropId", "GetKeyFile", "Subscribe", "Unsubscribe")
 
 
 class LocalIdentity:
@@ -29,6 +29,7 @@ class LocalIdentity:
             "List": self._list,
             "Get": self._get,
             "CreateGenerated": self._create,
+            "Update": self._update,
             "Sign": self._sign,
             "GetPubKey": self._public_key,
             **dict.fromkeys(_NOT_BUILT, not_supported),
@@ -60,6 +61,19 @@ class LocalIdentity:
             keystore=bodies.optional_text(found, "fromKeystore"),
         )
         return _shown(info)
+
+    async def _update(self, call: Call, body: object) -> object:
+        """Answer the update that follows every creation and changes nothing; refuse others."""
+        found = bodies.fields(body)
+        wanted = bodies.node_id(found.get("nodeId"))
+        alias = bodies.optional_text(found, "alias")
+        set_default = bodies.flag(found, "setDefault")
+        for info in await self._identity.identities():
+            if info.node_id == wanted:
+                if alias not in (None, info.alias) or (set_default and not info.is_default):
+                    return await not_supported(call, body)
+                return _shown(info)
+        raise RemoteError({"NodeNotFound": wanted})
 
     async def _sign(self, _call: Call, body: object) -> object:
         found = bodies.fields(body)
