@@ -320,12 +320,14 @@ def test_a_shut_window_is_probed_until_it_opens():
     [ack] = packets(streams)
     probes = []
     while len(probes) < 3:
-        streams.tick(streams.next_deadline())
+        now = streams.next_deadline()
+        assert now < KEEP_ALIVE_S
+        streams.tick(now)
         probes += packets(streams)
 
     assert [(p.seq, p.payload) for p in probes] == [((ack.seq - 1) % 2**32, b"\0")] * 3
 
-    streams.receive(NODES[1], segment(**{**fields, "window": 100}), 9.0)
+    streams.receive(NODES[1], segment(**{**fields, "window": 100}), now)
     [data] = packets(streams)
     assert data.payload == encode_frame(b"hello")
 
@@ -552,6 +554,7 @@ def test_a_shutdown_finishes_what_is_queued():
     assert link.received(1)[-1] == b"y" * 1_000_000
     assert link.ends[0].streams.closed
     assert link.ends[0].streams.sockets() == []
+    assert link.ends[0].lost == []
     assert [lost.channel for lost in link.ends[1].lost] == [RELIABLE]
 
 

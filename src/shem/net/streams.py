@@ -239,7 +239,9 @@ class Streams:
     def _on_ended(self, connection: Connection, now: float) -> None:
         end = connection.end
         assert end is not None
-        if connection.established_at is None and connection.dialled:
+        if self._closing:
+            self._abandon([connection], now)
+        elif connection.established_at is None and connection.dialled:
             self._abandon([connection], now)
             key = (connection.ends.peer, _channel_of(connection))
             self._outputs.append(StreamLost(*key, reason=end))
