@@ -1,0 +1,267 @@
+"""The activities of this provider: one supervising task each, from creation to the last word.
+
+The record is written before the process is started and before it is stopped, so an agent that
+starts again goes on where the old one was: it adopts what lives, ends what was being ended, and
+tells the node what it has not been told. A process that dies by itself is started again on its
+journal, which keeps all results and never repeats a batch; after `RESTARTS_MAX` times that is over.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from shem.kernel.errors import ShemError
+from shem.kernel.tasks import TaskScope
+from shem.kernel.world import World
+from shem.provider.config import ProviderConfig
+from shem.provider.descriptor import Descriptor
+from shem.provider.exeunits import ExeUnitProcess, adopt, end_process, start_process
+from shem.provider.patience import until_answered
+from shem.provider.records import ActivityPhase, ActivityRecord, AgreementRecord, Records
+from shem.rest.client import RestClient
+from shem.rest.models import ActivityState
+
+ACTIVITIES_PER_AGREEMENT_MAX: Final = 1
+"""At a time, as other providers do; one after another as often as the requestor likes."""
+RESTARTS_MAX: Final = 3
+RESTART_DELAY_S: Final = 0.5
+EXIT_ENDED: Final = 0
+EXIT_UNUSABLE: Final = 1
+"""The ExeUnit could not even begin: beginning again would not help."""
+RUNTIME_NAME: Final = "golem.runtime.name"
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Handle:
+    """What the supervising task of an activity waits for."""
+
+    agreement_id: str
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    stop: bool = False
+    exit: tuple[int | None] | None = None
+    """The exit code (None: unknown) of a process that has ended."""
+
+    async def end_or_stop(self) -> tuple[int | None] | None:
+        """Wait until the process has ended (its code) or is to be stopped (None)."""
+        while self.exit is None and not self.stop:
+            await self.changed.wait()
+            self.changed.clear()
+        return None if self.stop else self.exit
+
+
+class Activities:
+    """Starts, watches, adopts and ends ExeUnits."""
+
+    def __init__(
+        self,
+        *,
+        config: ProviderConfig,
+        descriptors: Sequence[Descriptor],
+        records: Records,
+        client: RestClient,
+        world: World,
+        scope: TaskScope,
+    ) -> None:
+        self._config = config
+        self._descriptors = {descriptor.name: descriptor for descriptor in descriptors}
+        self._records = records
+        self._client = client
+        self._world = world
+        self._scope = scope
+        self._handles: dict[str, _Handle] = {}
+        self._on_ended: list[Callable[[str], None]] = []
+
+    def on_ended(self, fn: Callable[[str], None]) -> None:
+        """Call `fn` with the agreement id whenever an activity of it has ended."""
+        self._on_ended.append(fn)
+
+    def of(self, agreement_id: str) -> list[str]:
+        """Return the activities of an agreement that have not ended."""
+        return [
+            activity_id
+            for activity_id, handle in self._handles.items()
+            if handle.agreement_id == agreement_id
+        ]
+
+    async def resume(self) -> None:
+        """Take up what an earlier agent left."""
+        for record in await self._records.open_activities():
+            agreement = await self._records.agreement(record.agreement_id)
+            if agreement is not None:
+                log.info("activity.resumed", activity=record.activity_id, phase=str(record.phase))
+                self._supervise(record, agreement)
+
+    async def create(self, activity_id: str, agreement: AgreementRecord) -> None:
+        """Begin an activity; a repeat changes nothing."""
+        if await self._records.activity(activity_id) is not None:
+            return
+        running = [
+            other for other in self.of(agreement.agreement_id) if not self._handles[other].stop
+        ]
+        await self._records.add_activity(activity_id, agreement.agreement_id)
+        if len(running) >= ACTIVITIES_PER_AGREEMENT_MAX:
+            await self._records.set_activity(
+                activity_id,
+                ActivityPhase.REPORTING,
+                reason="Only single Activity allowed",
+                error_message=f"Activity {running[0]} of this agreement is still there.",
+            )
+        record = await self._records.activity(activity_id)
+        assert record is not None
+        self._supervise(record, agreement)
+
+    async def destroy(self, activity_id: str, reason: str) -> None:
+        """End an activity; returns when the wish is durable, not when it has ended."""
+        handle = self._handles.get(activity_id)
+        if handle is None or handle.stop:
+            return
+        await self._records.set_activity(activity_id, ActivityPhase.STOPPING, reason=reason)
+        handle.stop = True
+        handle.changed.set()
+
+    def _supervise(self, record: ActivityRecord, agreement: AgreementRecord) -> None:
+        handle = _Handle(agreement.agreement_id)
+        handle.stop = record.phase is not ActivityPhase.RUNNING
+        self._handles[record.activity_id] = handle
+        self._scope.spawn(self._live(record, agreement, handle), f"activity {record.activity_id}")
+
+    async def _live(
+        self, record: ActivityRecord, agreement: AgreementRecord, handle: _Handle
+    ) -> None:
+        """The whole life of an activity from here on."""
+        activity_id = record.activity_id
+        if record.phase is not ActivityPhase.REPORTING:
+            process = await asyncio.to_thread(adopt, record.pid, record.pid_started, activity_id)
+            if process is not None:
+                log.info("exeunit.adopted", activity=activity_id, pid=process.pid)
+            if not handle.stop:
+                process = await self._keep_running(record, agreement, handle, process)
+            if process is not None:
+                await end_process(process, self._world, patience_s=self._config.termination_s)
+            await self._records.set_activity(activity_id, ActivityPhase.REPORTING)
+        await self._tell_terminated(activity_id)
+        await self._records.set_activity(activity_id, ActivityPhase.ENDED)
+        log.info("activity.ended", activity=activity_id, agreement=agreement.agreement_id)
+        del self._handles[activity_id]
+        for fn in self._on_ended:
+            fn(agreement.agreement_id)
+
+    async def _keep_running(
+        self,
+        record: ActivityRecord,
+        agreement: AgreementRecord,
+        handle: _Handle,
+        process: ExeUnitProcess | None,
+    ) -> ExeUnitProcess | None:
+        """Keep a process alive until a stop is asked for; returns what still has to be ended."""
+        restarts = record.restarts
+        if process is None and record.pid is not None:
+            restarts += 1  # it died while no agent was there
+        while True:
+            if process is None:
+                process = await self._start(record.activity_id, agreement, restarts)
+                if process is None:
+                    return None
+            handle.exit = None
+            self._scope.spawn(self._watch(process, handle), f"process {process.pid}")
+            ended = await handle.end_or_stop()
+            if ended is None:
+                return process
+            if await self._is_over(record.activity_id, ended[0], restarts):
+                return None
+            process = None
+            restarts += 1
+            await self._world.clock.sleep(RESTART_DELAY_S)
+
+    async def _is_over(self, activity_id: str, code: int | None, restarts: int) -> bool:
+        """Say whether a process that ended by itself is to stay ended."""
+        if code == EXIT_ENDED:
+            reason, message = "Finished", None
+        elif code == EXIT_UNUSABLE:
+            reason, message = "execution error", "the ExeUnit could not start: see its log"
+        elif restarts >= RESTARTS_MAX:
+            reason, message = "execution aborted", f"exit code {code}, after {restarts} restarts"
+        else:
+            log.warning("exeunit.died", activity=activity_id, code=code, restarts=restarts)
+            return False
+        await self._records.set_activity(
+            activity_id, ActivityPhase.REPORTING, reason=reason, error_message=message
+        )
+        return True
+
+    async def _start(
+        self, activity_id: str, agreement: AgreementRecord, restarts: int
+    ) -> ExeUnitProcess | None:
+        """Start the process and write it down; None, with the reason written, when it fails."""
+        directory = self._config.work_dir / agreement.agreement_id
+        agreement_file = directory / "agreement.json"
+        try:
+            descriptor = self._descriptor_of(agreement)
+            await asyncio.to_thread(_write_agreement, agreement_file, agreement.body)
+            process = await start_process(
+                descriptor.service_command(
+                    activity_id,
+                    agreement_file=agreement_file,
+                    work_dir=directory / activity_id,
+                    cache_dir=self._config.cache_dir,
+                ),
+                work_dir=directory / activity_id,
+                gsb_url=self._config.gsb_url,
+                world=self._world,
+            )
+        except (OSError, KeyError) as error:
+            log.warning("exeunit.not_started", activity=activity_id, reason=repr(error))
+            await self._records.set_activity(
+                activity_id,
+                ActivityPhase.REPORTING,
+                reason="creation failed",
+                error_message=repr(error),
+            )
+            return None
+        await self._records.set_process(
+            activity_id, process.pid, process.started, restarts=restarts
+        )
+        log.info("exeunit.started", activity=activity_id, pid=process.pid, restarts=restarts)
+        return process
+
+    async def _watch(self, process: ExeUnitProcess, handle: _Handle) -> None:
+        handle.exit = (await process.wait(self._world),)
+        handle.changed.set()
+
+    async def _tell_terminated(self, activity_id: str) -> None:
+        """Make sure the node knows the end; asks until the node answers."""
+        record = await self._records.activity(activity_id)
+        assert record is not None
+
+        async def tell() -> None:
+            known = await self._client.activity.state(activity_id)
+            if known.current == "Terminated":
+                return
+            state = ActivityState(
+                ("Terminated", None), reason=record.reason, error_message=record.error_message
+            )
+            await self._client.activity.set_state(activity_id, state)
+
+        try:
+            await until_answered("tell Terminated", tell, self._world)
+        except ShemError as error:
+            log.warning("activity.end_not_told", activity=activity_id, reason=str(error))
+
+    def _descriptor_of(self, agreement: AgreementRecord) -> Descriptor:
+        name = agreement.body["runtime"]
+        return self._descriptors[name]
+
+
+def _write_agreement(path: Path, body: Mapping[str, Any]) -> None:
+    """Write the agreement file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".new")
+    partial.write_text(json.dumps(body["agreement"], indent=2))
+    partial.replace(path)

@@ -1,0 +1,220 @@
+"""The agent: everything of this provider together, and the event loops.
+
+Cursors are kept in the store and moved only after an event was dealt with: events may come twice,
+which is harmless, and none is missed while the agent is away. Events of agreements that are not
+ours are passed over: another agent may use the same node.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from shem.kernel import times
+from shem.kernel.ids import NodeId
+from shem.kernel.tasks import TaskScope
+from shem.kernel.world import World
+from shem.provider.activities import Activities
+from shem.provider.agreements import Agreements
+from shem.provider.config import Hardware, ProviderConfig
+from shem.provider.descriptor import Descriptor, offer_template
+from shem.provider.negotiator import Negotiator
+from shem.provider.offer import build_offer
+from shem.provider.patience import BackOff, until_answered
+from shem.provider.records import Records
+from shem.provider.rules import Limits
+from shem.rest.client import RestClient
+from shem.rest.errors import ApiError, Disconnected
+from shem.rest.models import AgreementOperationEvent, ProviderEvent
+from shem.store.open import open_store
+
+DATABASE_NAME: Final = "agent.db"
+POLL_TIMEOUT_S: Final = 15.0
+SESSION: Final = "session"
+ACTIVITY_CURSOR: Final = "cursor:activity"
+AGREEMENT_CURSOR: Final = "cursor:agreement"
+DESTROYED: Final = "Destroyed by the requestor or its node"
+OVER: Final = frozenset(
+    {"AgreementTerminatedEvent", "AgreementCancelledEvent", "AgreementRejectedEvent"}
+)
+
+log = structlog.get_logger()
+
+
+class Agent:
+    """One provider agent; `run` ends only by cancellation."""
+
+    def __init__(
+        self,
+        config: ProviderConfig,
+        descriptors: Sequence[Descriptor],
+        hardware: Hardware,
+        client: RestClient,
+        world: World,
+    ) -> None:
+        self._config = config
+        self._descriptors = descriptors
+        self._hardware = hardware
+        self._client = client
+        self._world = world
+        self._negotiators: list[Negotiator] = []
+
+    async def run(self) -> None:
+        """Work until cancelled; ExeUnits go on, and are taken up again by the next agent."""
+        me = await until_answered("identity", self._client.identity.me, self._world)
+        store = await open_store(
+            self._config.data_dir / DATABASE_NAME, world=self._world, migrations="agent"
+        )
+        try:
+            records = Records(store, self._world, NodeId(me.identity))
+            async with TaskScope() as scope:
+                await self._work(records, me.identity, scope)
+        finally:
+            await store.close()
+
+    async def withdraw(self) -> None:
+        """Take the offers back."""
+        for negotiator in self._negotiators:
+            await negotiator.withdraw()
+
+    async def _work(self, records: Records, node_id: str, scope: TaskScope) -> None:
+        session_id = await self._session_id(records)
+        activities = Activities(
+            config=self._config,
+            descriptors=self._descriptors,
+            records=records,
+            client=self._client,
+            world=self._world,
+            scope=scope,
+        )
+        agreements = Agreements(
+            config=self._config,
+            records=records,
+            activities=activities,
+            client=self._client,
+            session_id=session_id,
+            world=self._world,
+            scope=scope,
+        )
+        log.info("agent.up", identity=node_id, session=session_id, data_dir=str(self._data_dir))
+        await activities.resume()
+        await agreements.resume()
+        for descriptor in self._descriptors:
+            negotiator = await self._negotiator(descriptor, node_id, agreements, records, scope)
+            self._negotiators.append(negotiator)
+            scope.spawn(negotiator.run(), f"offer {descriptor.name}")
+        scope.spawn(agreements.watch(), "agreements")
+        scope.spawn(self._follow_agreements(records, agreements), "agreement events")
+        await self._follow_activities(records, agreements, activities)
+
+    @property
+    def _data_dir(self) -> Path:
+        return self._config.data_dir
+
+    async def _session_id(self, records: Records) -> str:
+        """Return the session id, made once: events of earlier runs stay ours."""
+        kept = await records.setting(SESSION)
+        if kept is not None:
+            return kept
+        name = self._config.node_name or "shem-provider"
+        made = f"{name}-{self._world.rng.token(4).hex()}"
+        await records.set(SESSION, made)
+        return made
+
+    async def _negotiator(
+        self,
+        descriptor: Descriptor,
+        node_id: str,
+        agreements: Agreements,
+        records: Records,
+        scope: TaskScope,
+    ) -> Negotiator:
+        status = await until_answered("net status", self._client.net.status, self._world)
+        offer = build_offer(
+            config=self._config,
+            hardware=self._hardware,
+            descriptor=descriptor,
+            template=await offer_template(descriptor),
+            account=(self._config.account or node_id).lower(),
+            is_public=status.public_ip is not None,
+            now_ns=self._world.clock.wall_ns(),
+        )
+        limits = Limits(
+            platforms=(self._config.payment_platform,),
+            agreements_max=self._config.agreements_max,
+            expiration_min_s=self._config.expiration_min_s,
+            expiration_max_s=self._config.expiration_max_s,
+        )
+        return Negotiator(
+            name=descriptor.name,
+            offer=offer,
+            limits=limits,
+            agreements=agreements,
+            records=records,
+            client=self._client,
+            world=self._world,
+            scope=scope,
+        )
+
+    async def _follow_activities(
+        self, records: Records, agreements: Agreements, activities: Activities
+    ) -> None:
+        cursor = await self._cursor(records, ACTIVITY_CURSOR)
+        back_off = BackOff(self._world)
+        while True:
+            try:
+                events = await self._client.activity.events(after=cursor, timeout_s=POLL_TIMEOUT_S)
+            except (ApiError, Disconnected) as error:
+                log.info("activity_events.not_polled", reason=str(error))
+                await back_off.wait()
+                continue
+            back_off.reset()
+            for event in events:
+                await _take_activity_event(event, agreements, activities)
+                cursor = event.event_date
+                await records.set(ACTIVITY_CURSOR, cursor)
+
+    async def _follow_agreements(self, records: Records, agreements: Agreements) -> None:
+        cursor = await self._cursor(records, AGREEMENT_CURSOR)
+        back_off = BackOff(self._world)
+        while True:
+            try:
+                events = await self._client.market.agreements.events(
+                    after=cursor, timeout_s=POLL_TIMEOUT_S
+                )
+            except (ApiError, Disconnected) as error:
+                log.info("agreement_events.not_polled", reason=str(error))
+                await back_off.wait()
+                continue
+            back_off.reset()
+            for event in events:
+                await _take_agreement_event(event, agreements)
+                cursor = event.event_date
+                await records.set(AGREEMENT_CURSOR, cursor)
+
+    async def _cursor(self, records: Records, name: str) -> str:
+        kept = await records.setting(name)
+        if kept is not None:
+            return kept
+        now = times.to_rfc3339(times.truncate_to_us(self._world.clock.wall_ns()))
+        await records.set(name, now)
+        return now
+
+
+async def _take_activity_event(
+    event: ProviderEvent, agreements: Agreements, activities: Activities
+) -> None:
+    if event.kind == "CreateActivity":
+        agreement = agreements.in_force(event.agreement_id)
+        if agreement is None:
+            log.info("activity.not_ours", activity=event.activity_id, agreement=event.agreement_id)
+            return
+        await activities.create(event.activity_id, agreement)
+    elif event.kind == "DestroyActivity":
+        await activities.destroy(event.activity_id, DESTROYED)
+
+
+async def _take_agreement_event(event: AgreementOperationEvent, agreements: Agreements) -> None:
+    if event.event_type in OVER:
+        await agreements.ended_elsewhere(event.agreement_id, event.event_type)

@@ -1,0 +1,114 @@
+"""ExeUnit processes: start, find again, watch, end.
+
+A process is known by its pid *and* its start time, so that a reused pid is never taken for it. One
+that was started just before the agent died, and not written down, is found by its command line.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from shem.kernel.world import Process, World
+
+LOG_NAME: Final = "exe-unit.log"
+POLL_S: Final = 0.25
+"""How often an adopted process, which is nobody's child, is looked at."""
+KILL_WAIT_S: Final = 5.0
+SECRETS: Final = frozenset({"YAGNA_APPKEY", "SHEM_APPKEY", "YAGNA_AUTOCONF_APPKEY"})
+"""What an ExeUnit is not given of the agent's environment."""
+_START_SLACK_S: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class ExeUnitProcess:
+    """A process that was started now, or adopted."""
+
+    pid: int
+    started: float
+    child: Process | None = None
+
+    def is_alive(self) -> bool:
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(float(process.create_time()) - self.started) < _START_SLACK_S
+            return same and str(process.status()) != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    async def wait(self, world: World) -> int | None:
+        """Wait for the end; the exit code, or None when it cannot be known."""
+        if self.child is not None:
+            return await self.child.wait()
+        while self.is_alive():
+            await world.clock.sleep(POLL_S)
+        return None
+
+    def send(self, number: signal.Signals) -> None:
+        if self.is_alive():
+            try:
+                os.kill(self.pid, number)
+            except ProcessLookupError:
+                return
+
+
+async def start_process(
+    command: Sequence[str], *, work_dir: Path, gsb_url: str, world: World
+) -> ExeUnitProcess:
+    """Start an ExeUnit in a session of its own; OSError when it cannot be started."""
+    await asyncio.to_thread(work_dir.mkdir, parents=True, exist_ok=True)
+    child = await world.processes.start(
+        command, cwd=work_dir, env=_environment(gsb_url), log=work_dir / LOG_NAME
+    )
+    return ExeUnitProcess(child.pid, _start_time(child.pid), child)
+
+
+def adopt(pid: int | None, started: float | None, activity_id: str) -> ExeUnitProcess | None:
+    """Return the living process of an activity that an earlier agent started."""
+    if pid is not None and started is not None:
+        process = ExeUnitProcess(pid, started)
+        return process if process.is_alive() else None
+    return _find(activity_id)
+
+
+async def end_process(process: ExeUnitProcess, world: World, *, patience_s: float) -> None:
+    """SIGTERM, and SIGKILL to what does not end in time; returns when it has ended."""
+    process.send(signal.SIGTERM)
+    try:
+        async with asyncio.timeout(patience_s):
+            await process.wait(world)
+    except TimeoutError:
+        process.send(signal.SIGKILL)
+        async with asyncio.timeout(KILL_WAIT_S):
+            await process.wait(world)
+
+
+def _find(activity_id: str) -> ExeUnitProcess | None:
+    for process in psutil.process_iter():
+        try:
+            command = process.cmdline()
+            if "service-bus" in command and activity_id in command:
+                found = ExeUnitProcess(process.pid, process.create_time())
+                if found.is_alive():
+                    return found
+        except psutil.Error:
+            continue
+    return None
+
+
+def _start_time(pid: int) -> float:
+    """Return the start time of a child; a child that is gone already has none that matters."""
+    try:
+        return float(psutil.Process(pid).create_time())
+    except psutil.NoSuchProcess:
+        return 0.0
+
+
+def _environment(gsb_url: str) -> Mapping[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in SECRETS}
+    return {**kept, "GSB_URL": gsb_url}

@@ -1,0 +1,200 @@
+"""One offer: published, kept published, and negotiated (docs/protocol/provider-agent.md §4, §5).
+
+The rules decide; this loop only asks and answers. An offer survives restarts of agent and node: the
+same text is not published twice, and one that the node no longer knows is published again.
+"""
+
+import asyncio
+import hashlib
+import json
+from typing import Final
+
+import structlog
+
+from shem.kernel.errors import ShemError
+from shem.kernel.tasks import TaskScope
+from shem.kernel.world import World
+from shem.provider.agreements import Agreements
+from shem.provider.offer import OfferText
+from shem.provider.patience import BackOff, until_answered
+from shem.provider.records import Records
+from shem.provider.rules import Limits, Negotiation, Reject, negotiate
+from shem.rest.client import RestClient
+from shem.rest.errors import ApiError, Disconnected
+from shem.rest.models import AgreementEvent, NegotiationEvent, ProposalEvent
+
+EVENTS_TIMEOUT_S: Final = 20.0
+EVENTS_MAX: Final = 5
+ANSWERS_AT_ONCE_MAX: Final = 16
+ANSWER_WITHIN_S: Final = 30.0
+WITHDRAW_TIMEOUT_S: Final = 2.0
+UNFINISHED: Final = "Negotiations aren't finished."
+_GONE: Final = frozenset({404, 410})
+
+log = structlog.get_logger()
+
+
+class Negotiator:
+    """Negotiates one offer."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        offer: OfferText,
+        limits: Limits,
+        agreements: Agreements,
+        records: Records,
+        client: RestClient,
+        world: World,
+        scope: TaskScope,
+    ) -> None:
+        self._name = name
+        self._offer = offer
+        self._limits = limits
+        self._agreements = agreements
+        self._records = records
+        self._client = client
+        self._world = world
+        self._scope = scope
+        self._answering = asyncio.Semaphore(ANSWERS_AT_ONCE_MAX)
+        self._subscription: str | None = None
+        self._withdrawn = False
+
+    async def run(self) -> None:
+        """Keep the offer up and answer what comes, for ever."""
+        back_off = BackOff(self._world)
+        self._subscription = await self._published_before()
+        while not self._withdrawn:
+            try:
+                if self._subscription is None:
+                    self._subscription = await self._publish()
+                events = await self._client.market.offers.events(
+                    self._subscription, timeout_s=EVENTS_TIMEOUT_S, max_events=EVENTS_MAX
+                )
+            except (ApiError, Disconnected) as error:
+                if isinstance(error, ApiError) and error.status in _GONE:
+                    log.info("offer.gone", offer=self._name, reason=str(error))
+                    self._subscription = None
+                elif not (isinstance(error, ApiError) and error.status == 408):
+                    log.info("offer.not_polled", offer=self._name, reason=str(error))
+                await back_off.wait()
+                continue
+            back_off.reset()
+            for event in events:
+                await self._answering.acquire()
+                self._scope.spawn(self._answer(self._subscription, event), "answer")
+
+    async def withdraw(self) -> None:
+        """Take the offer back, if that is quickly done; otherwise it expires by itself."""
+        self._withdrawn = True
+        if self._subscription is None:
+            return
+        try:
+            async with asyncio.timeout(WITHDRAW_TIMEOUT_S):
+                await self._client.market.offers.withdraw(self._subscription)
+        except (TimeoutError, ShemError) as error:
+            log.info("offer.not_withdrawn", offer=self._name, reason=str(error))
+
+    async def _published_before(self) -> str | None:
+        """Return the subscription of an earlier run if the node still has it, with this text."""
+        kept = await self._records.setting(self._setting)
+        if kept is None:
+            return None
+        subscription, digest = json.loads(kept)
+        mine = await until_answered("own offers", self._client.market.offers.mine, self._world)
+        if subscription not in {offer.offer_id for offer in mine}:
+            return None
+        if digest != self._digest():
+            try:
+                await self._client.market.offers.withdraw(subscription)
+            except ShemError as error:
+                log.info("offer.not_withdrawn", offer=self._name, reason=str(error))
+            return None
+        log.info("offer.kept", offer=self._name, subscription=subscription)
+        return str(subscription)
+
+    async def _publish(self) -> str:
+        subscription = await self._client.market.offers.publish(
+            self._offer.properties, self._offer.constraints
+        )
+        await self._records.set(self._setting, json.dumps([subscription, self._digest()]))
+        log.info("offer.published", offer=self._name, subscription=subscription)
+        return subscription
+
+    async def _answer(self, subscription: str, event: NegotiationEvent) -> None:
+        try:
+            if isinstance(event, ProposalEvent):
+                await self._answer_proposal(subscription, event)
+            elif isinstance(event, AgreementEvent):
+                await self._answer_agreement(event)
+        except ShemError as error:
+            log.info("negotiation.not_answered", offer=self._name, reason=str(error))
+        finally:
+            self._answering.release()
+
+    async def _answer_proposal(self, subscription: str, event: ProposalEvent) -> None:
+        proposal = event.proposal
+        verdict = negotiate(
+            Negotiation(
+                demand=proposal.properties,
+                offer=self._offer.properties,
+                limits=self._limits,
+                agreements=self._agreements.count,
+                now_ns=self._world.clock.wall_ns(),
+            )
+        )
+        offers = self._client.market.offers
+        proposal_id = proposal.proposal_id
+        if isinstance(verdict, Reject):
+            reason = verdict.reason()
+            log.info("proposal.rejected", peer=proposal.issuer_id, reason=verdict.message)
+            await until_answered(
+                "reject",
+                lambda: offers.reject(subscription, proposal_id, reason),
+                self._world,
+                within_s=ANSWER_WITHIN_S,
+            )
+            return
+        properties, constraints = verdict.properties, self._offer.constraints
+        log.info("proposal.countered", peer=proposal.issuer_id)
+        await until_answered(
+            "counter",
+            lambda: offers.counter(subscription, proposal_id, properties, constraints),
+            self._world,
+            within_s=ANSWER_WITHIN_S,
+        )
+
+    async def _answer_agreement(self, event: AgreementEvent) -> None:
+        agreement = event.agreement
+        verdict = negotiate(
+            Negotiation(
+                demand=agreement.demand.properties,
+                offer=agreement.offer.properties,
+                limits=self._limits,
+                agreements=self._agreements.count,
+                now_ns=self._world.clock.wall_ns(),
+            )
+        )
+        if not isinstance(verdict, Reject) and verdict.changed:
+            verdict = Reject(UNFINISHED, is_final=False)
+        if isinstance(verdict, Reject):
+            log.info("agreement.rejected", agreement=agreement.agreement_id, reason=verdict.message)
+            reason = verdict.reason()
+            await until_answered(
+                "reject agreement",
+                lambda: self._client.market.agreements.reject(agreement.agreement_id, reason),
+                self._world,
+                within_s=ANSWER_WITHIN_S,
+            )
+            return
+        self._agreements.reserve(agreement.agreement_id)
+        await self._agreements.approve(agreement)
+
+    @property
+    def _setting(self) -> str:
+        return f"offer:{self._name}"
+
+    def _digest(self) -> str:
+        text = json.dumps(self._offer.properties, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
