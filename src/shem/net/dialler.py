@@ -131,10 +131,20 @@ class Dialler:
     def is_dialling(self, address: Address) -> bool:
         return address in self._attempts
 
-    def cancel(self, address: Address) -> None:
-        if self._attempts.pop(address, None):
-            self._post.requests.cancel(Greet(address))
-            self._post.requests.cancel(Prove(address))
+    def has_answered(self, address: Address) -> bool:
+        """Tell whether the peer under this address is taking part in our attempt."""
+        attempt = self._attempts.get(address)
+        return attempt is not None and attempt.session_id != b""
+
+    def cancel(self, address: Address, *, tell: bool = False) -> None:
+        """Forget an attempt; a yagna that is not told waits 16 s for the rest of it."""
+        attempt = self._attempts.pop(address, None)
+        if attempt is None:
+            return
+        self._post.requests.cancel(Greet(address))
+        self._post.requests.cancel(Prove(address))
+        if tell:
+            self._abort_at_peer(attempt)
 
     def yield_to_peer(self, address: Address, now: float) -> None:
         """Rest once while the peer, whose id is smaller, dials us."""
@@ -256,8 +266,7 @@ class Dialler:
         return Established(attempt.address, attempt.session_id, proven, is_initiator=True)
 
     def _fail(self, attempt: _Attempt, reason: str) -> DialFailed:
-        self._abort_at_peer(attempt)
-        self.cancel(attempt.address)
+        self.cancel(attempt.address, tell=True)
         return DialFailed(attempt.address, attempt.target, reason)
 
     def _abort_at_peer(self, attempt: _Attempt) -> None:

@@ -229,7 +229,8 @@ class Router:
             return
         self.registry.forget(default)
         self.drop_relayed(default)
-        if search := self._searches.get(default):
+        search = self._searches.get(default)
+        if search and not (search.dialled and self._dialler.has_answered(search.dialled)):
             self._stop_dialling(search)
             self._look_up(search, now)
         self._post.emit(PeerUp(default))
@@ -360,7 +361,7 @@ class Router:
 
     def _stop_dialling(self, search: _Search) -> None:
         if search.dialled is not None:
-            self._dialler.cancel(search.dialled)
+            self._dialler.cancel(search.dialled, tell=True)
             search.dialled = None
         self._post.requests.cancel(Reverse(search.target))
 
