@@ -7,6 +7,7 @@ import click
 
 from shem.cli.ask import Ask, show_fields, show_json, show_table, with_node
 from shem.cli.main import Options
+from shem.cli.net_rows import node_fields, ping_row, session_row, socket_address
 from shem.kernel.errors import Unreachable
 from shem.kernel.ids import parse_node_id
 
@@ -35,8 +36,8 @@ def status(options: Options, as_json: bool) -> None:
     metrics = found["metrics"]
     shown = {
         "nodeId": found["nodeId"],
-        "listenAddress": _socket_address(found["listenAddress"]),
-        "publicAddress": _socket_address(found["publicAddress"]),
+        "listenAddress": socket_address(found["listenAddress"]),
+        "publicAddress": socket_address(found["publicAddress"]),
         "sessions": found["sessions"],
         "bandwidth": {
             "inAvgKiBps": metrics["rxAvg"] / 1024,
@@ -55,15 +56,6 @@ def status(options: Options, as_json: bool) -> None:
     show_fields({"out [MiB]": f"{bandwidth['outMib']:.2f}"})
 
 
-def _socket_address(value: Any) -> str | None:
-    """Return `host:port` of the bus's form `{"V4": [[a, b, c, d], port]}`."""
-    if value is None:
-        return None
-    ((family, (octets, port)),) = value.items()
-    host = ".".join(map(str, octets)) if family == "V4" else bytes(octets).hex(":", 2)
-    return f"{host}:{port}"
-
-
 @net.command()
 @json_option
 @click.pass_obj
@@ -71,7 +63,7 @@ def sessions(options: Options, as_json: bool) -> None:
     """List the sessions with the relay and with peers."""
 
     async def work(ask: Ask) -> list[dict[str, Any]]:
-        return list(await ask("/local/net/Sessions", {}))
+        return [session_row(row) for row in await ask("/local/net/Sessions", {})]
 
     rows = with_node(options, work)
     if options.json or as_json:
@@ -89,7 +81,7 @@ def find(options: Options, node_id: str, as_json: bool) -> None:
     wanted = parse_node_id(node_id)
 
     async def work(ask: Ask) -> dict[str, Any]:
-        return dict(await ask("/local/net/FindNode", {"nodeId": wanted}))
+        return node_fields(await ask("/local/net/FindNode", {"nodeId": wanted}))
 
     found = with_node(options, work)
     if options.json or as_json:
@@ -110,7 +102,7 @@ def ping(options: Options, node_ids: tuple[str, ...], as_json: bool) -> None:
     wanted = [parse_node_id(text) for text in node_ids]
 
     async def work(ask: Ask) -> list[dict[str, Any]]:
-        return list(await ask("/local/net/GsbPing", {"nodes": wanted}))
+        return [ping_row(row) for row in await ask("/local/net/GsbPing", {"nodes": wanted})]
 
     rows = with_node(options, work)
     if options.json or as_json:
