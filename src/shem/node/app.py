@@ -1,0 +1,116 @@
+"""The daemon: what is started in which order, and stopped in reverse.
+
+store → identity → net → bus (remote, broadcasts, features) → outbox, market, activity → the bus
+socket → REST. Each is ready before the next is started, so that no message meets half a node; REST
+comes last, and its answering means that the node is up. A service loop that fails ends the daemon.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from shem.activity import messages as activity_messages
+from shem.activity.service import ActivityService
+from shem.api import activity as activity_api
+from shem.api import identity as identity_api
+from shem.api import market as market_api
+from shem.api import net as net_api
+from shem.api import payment as payment_api
+from shem.api.app import build_app
+from shem.bus.broadcast import Broadcast
+from shem.bus.features import Features
+from shem.bus.remote import RemoteBus
+from shem.bus.router import Bus
+from shem.bus.socket_server import SocketServer
+from shem.identity.service import IdentityService
+from shem.kernel.config import NodeConfig, parse_gsb_url
+from shem.kernel.tasks import TaskScope
+from shem.kernel.world import World
+from shem.market.service import MarketService
+from shem.net.service import Net
+from shem.node import ready
+from shem.node.http import serving
+from shem.node.local import LocalServices
+from shem.store.datadir import DATABASE_FILE, hold_datadir
+from shem.store.open import open_store
+from shem.store.outbox import Outbox
+from shem.store.unit import Store
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A running node, for tests and for `run_node`."""
+
+    api_address: tuple[str, int]
+    store: Store
+    identity: IdentityService
+    net: Net
+    bus: Bus
+    market: MarketService
+    activity: ActivityService
+
+
+async def run_node(config: NodeConfig, stop: asyncio.Event) -> None:
+    """Run a node until `stop` is set, or the bus asks for a shutdown."""
+    with hold_datadir(config.datadir):
+        async with running_node(config, World(), stop) as node:
+            ready.tell()
+            host, port = node.api_address
+            log.info("node.ready", node=node.identity.default.node_id, rest=f"{host}:{port}")
+            await stop.wait()
+            log.info("node.stopping")
+    log.info("node.stopped")
+
+
+@asynccontextmanager
+async def running_node(
+    config: NodeConfig, world: World, stop: asyncio.Event
+) -> AsyncIterator[Node]:
+    """Start every part of a node; stop them in reverse when the block ends."""
+    async with AsyncExitStack() as stack:
+        store = await open_store(config.database_url or config.datadir / DATABASE_FILE, world=world)
+        stack.push_async_callback(store.close)
+        identity = IdentityService(store, world, config)
+        await identity.start()
+
+        keys = identity.keys()
+        net = Net(world, keys, config.bind_address, config.relay_address)
+        bus = Bus()
+        node_ids = [key.node_id for key in keys]
+        remote = RemoteBus(bus, net, node_ids, rng=world.rng)
+        broadcast = Broadcast(remote, net, node_ids[0])
+        features = Features(bus, net, activity_messages.FEATURES, clock=world.clock)
+        outbox = Outbox(store, world)
+        net.on_peer_up(outbox.peer_alive)
+        market = MarketService(store, bus, broadcast, outbox, identity, world, net)
+        activity = ActivityService(
+            store=store,
+            bus=bus,
+            outbox=outbox,
+            market=market,
+            features=features.features,
+            world=world,
+        )
+        net.on_peer_up(activity.peer_alive)
+        local = LocalServices(bus, net, identity, stop=stop.set, world=world)
+
+        for part in (net, remote, broadcast, market, activity, local):
+            await stack.enter_async_context(part)
+        scope = await stack.enter_async_context(TaskScope())
+        scope.spawn(outbox.run(), "outbox")
+        await stack.enter_async_context(SocketServer(bus, parse_gsb_url(config.gsb_url)))
+        routes = [
+            *identity_api.routes(local.version_info()),
+            *net_api.routes(net.status),
+            *market_api.routes(market),
+            *activity_api.routes(activity),
+            *payment_api.routes(),
+        ]
+        app = build_app(routes, identity.principal)
+        address = await stack.enter_async_context(serving(app, config.api_address))
+        yield Node(address, store, identity, net, bus, market, activity)
