@@ -11,7 +11,7 @@ from shem.net.types import MESSAGE_SIZE_MAX, Channel
 from shem.net.vtcp.connection import CONNECT_TIMEOUT_S, KEEP_ALIVE_S, USER_TIMEOUT_S
 from shem.net.vtcp.stack import ACCEPTED_PER_PEER_MAX
 from shem.wire import tcp
-from tests.sim.stream_link import NODES, Link
+from tests.sim.stream_link import NODES, Faults, Link
 
 RELIABLE, TRANSFER = Channel.RELIABLE, Channel.TRANSFER
 STRANGER = NodeId("0x" + "33" * 20)
@@ -121,6 +121,35 @@ def test_messages_of_two_megabytes_arrive_in_order():
     link.run(5)
 
     assert link.received(1) == messages
+
+
+class EdgeRng(SeededRng):
+    """Begins every sequence just before it wraps."""
+
+    def below(self, limit: int) -> int:
+        return limit - 5000 if limit == 2**32 else super().below(limit)
+
+
+def test_sequence_numbers_wrap_within_a_message():
+    link = Link(faults=Faults(loss=0.05, jitter_s=0.001))
+    for side in (0, 1):
+        link.ends[side].streams = Streams(NODES[side], EdgeRng(side))
+    message = link.random.randbytes(200_000)
+
+    link.send(0, RELIABLE, message)
+    link.run(20)
+
+    assert link.received(1) == [message]
+
+
+def test_a_flood_of_dials_leaves_no_timers_behind():
+    streams = Streams(NODES[0], SeededRng(1))
+
+    for n in range(2000):
+        streams.receive(NODES[1], segment(source_port=2000 + n), 0.0)
+        streams.outputs()
+
+    assert len(streams._stack._timers) < 200
 
 
 @pytest.mark.parametrize("message", [b"", bytes(MESSAGE_SIZE_MAX + 1)], ids=["empty", "long"])

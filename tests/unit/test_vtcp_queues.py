@@ -85,6 +85,17 @@ def test_the_number_of_held_pieces_is_bounded():
     assert len(stream.held_blocks(0, 10_000)) == HELD_SEGMENTS_MAX
 
 
+def test_the_held_bytes_are_bounded_even_when_pieces_overlap():
+    stream = Reassembly(0)
+    for n in range(20):
+        stream.accept(1 + n, bytes(60_000))
+
+    assert stream.held_blocks(0, 100) == [(1, 60_000 + RECEIVE_WINDOW // 60_000)]
+    assert sum(map(len, stream.accept(0, b"x"))) == 60_000 + RECEIVE_WINDOW // 60_000
+    assert stream.accept(60_000 + 10, bytes(100_000)) == []
+    assert stream.has_hole
+
+
 def test_blocks_are_merged_and_the_latest_comes_first():
     stream = Reassembly(0)
     for offset in (2, 4, 10, 20):

@@ -114,6 +114,20 @@ def test_reads_and_writes_the_selective_acknowledgements_of_yagna():
         assert tcp.sack_options(blocks) == options
 
 
+def test_every_option_of_a_lossy_exchange_of_yagnas_is_understood():
+    lines = Path("tests/vectors/recordings/vtcp_loss.jsonl").read_text().splitlines()[1:]
+    blocks = 0
+    for segment in map(json.loads, lines):
+        options = bytes.fromhex(segment["options_hex"])
+        if "SYN" in segment["flags"]:
+            assert tcp.read_syn_options(options) == tcp.SynOptions(1338, 7, True)
+        for first, end in tcp.read_sack_blocks(options):
+            assert 0 < (first - segment["ack"]) % 2**32 < (end - segment["ack"]) % 2**32 < 2**31
+            blocks += 1
+
+    assert blocks > 20
+
+
 def test_skips_a_selective_acknowledgement_with_half_a_block():
     assert tcp.read_sack_blocks(bytes.fromhex("0506000000010000")) == []
 

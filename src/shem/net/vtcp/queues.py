@@ -60,6 +60,7 @@ class Reassembly:
         self.next = start
         """Offset of the first byte that is still missing."""
         self._held: dict[int, bytes] = {}
+        self._held_bytes = 0
 
     @property
     def has_hole(self) -> bool:
@@ -89,18 +90,22 @@ class Reassembly:
         return [fresh, *self._release()] if self._held else [fresh]
 
     def _hold(self, offset: int, payload: bytes) -> None:
+        more = len(payload) - len(self._held.get(offset, b""))
         in_window = offset + len(payload) <= self.next + RECEIVE_WINDOW
-        if not in_window or len(payload) <= len(self._held.get(offset, b"")):
+        if not in_window or more <= 0 or self._held_bytes + more > RECEIVE_WINDOW:
             return
         if offset in self._held or len(self._held) < HELD_SEGMENTS_MAX:
             self._held[offset] = payload
+            self._held_bytes += more
 
     def _release(self) -> list[bytes]:
         pieces: list[bytes] = []
         for offset in sorted(self._held):
             if offset > self.next:
                 break
-            fresh = self._held.pop(offset)[self.next - offset :]
+            payload = self._held.pop(offset)
+            self._held_bytes -= len(payload)
+            fresh = payload[self.next - offset :]
             if fresh:
                 self.next += len(fresh)
                 pieces.append(fresh)

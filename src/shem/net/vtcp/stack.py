@@ -24,6 +24,8 @@ PORT_MAX: Final = 65_535
 ACCEPTED_PER_PEER_MAX: Final = 8
 """An honest peer needs two; the oldest gives way."""
 CONNECTIONS_MAX: Final = 16_384
+TIMERS_SPARE: Final = 64
+"""Entries of closed connections kept before the timers are swept."""
 REFUSALS_QUEUED_MAX: Final = 256
 _SEQ_SPACE: Final = 1 << 32
 
@@ -251,6 +253,9 @@ class Stack:
         """Have one timer entry at or before the connection's next deadline."""
         if connection.state is State.CLOSED:
             self._armed.pop(connection, None)
+            if len(self._timers) > 2 * len(self._armed) + TIMERS_SPARE:
+                self._timers = [each for each in self._timers if each[2] in self._armed]
+                heapq.heapify(self._timers)
             return
         due = connection.next_deadline()
         armed = self._armed.get(connection)
