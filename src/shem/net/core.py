@@ -44,6 +44,8 @@ WATCH_INTERVAL_S: Final = 0.5
 """How often sessions and half-open tries are looked over."""
 RESUME_AGAIN_S: Final = (0.15, 0.5)
 """ResumeForwarding is not acknowledged, and without it a yagna stays silent."""
+CROSSING_S: Final = 2.0
+"""Sessions begun by both sides within this time are two answers to one question."""
 STRANGER_RATE_PER_S: Final = 20.0
 """Answers per source address to those with whom we have no session."""
 STRANGER_BURST: Final = 40.0
@@ -179,7 +181,7 @@ class NodeCore:
 
     def _on_forward(self, forward: Forward, source: Address, now: float) -> None:
         session = self.router.sessions.by_address.get(source)
-        if session is not None and session.session_id == forward.session_id:
+        if session is not None and session.is_named(forward.session_id):
             assert session.peer is not None
             session.heard(len(forward.payload), now)
             if not session.may_send:
@@ -243,8 +245,10 @@ class NodeCore:
         assert isinstance(packet.content, r.Request)
         sid = packet.session_id
         relay = self.link.session
+        at_source = self.router.sessions.by_address.get(source)
         is_known = (
             session is not None
+            or (at_source is not None and at_source.is_named(sid))
             or (relay is not None and relay.session_id == sid)  # the public-address check
             or self._dialler.is_dialling(source)
             or self._acceptor.holds(source, sid)
@@ -338,8 +342,13 @@ class NodeCore:
             return
         ids = tuple(proven.node_id for proven in established.proven)
         peer = Peer(ids[0], frozenset(ids), Assurance.PROVEN)
+        if self._loses_crossing(established, peer, now):
+            return
         self._dialler.cancel(address)
-        session = Session(address, sid, peer, now, now, may_send=established.is_initiator)
+        is_initiator = established.is_initiator
+        session = Session(
+            address, sid, peer, now, now, is_initiator=is_initiator, may_send=is_initiator
+        )
         if established.is_initiator:
             self._post.control(sid, r.ResumeForwarding(), address)
             for delay in RESUME_AGAIN_S:
@@ -348,6 +357,21 @@ class NodeCore:
         self.router.on_session(session, now)
         self._post.requests.start(
             MeasureLatency(sid), address, sid, r.Ping(), pattern=LATENCY_PING, now=now
+        )
+
+    def _loses_crossing(self, established: Established, peer: Peer, now: float) -> bool:
+        """Both have dialled at once: agree on the session which the smaller id began."""
+        we_are_smaller = self._own_id < peer.node_id
+        if established.is_initiator is we_are_smaller:
+            return False
+        if we_are_smaller and self._dialler.has_answered(established.address):
+            return True  # ours will be complete in a moment
+        known = self.router.sessions.by_address.get(established.address)
+        return (
+            known is not None
+            and known.peer == peer
+            and known.is_initiator is we_are_smaller
+            and not known.is_older_than(CROSSING_S, now)
         )
 
     def _on_registered(self, response: r.Response, now: float) -> None:
@@ -439,10 +463,10 @@ class NodeCore:
                 return
 
     def _end(self, session: Session, reason: str, now: float, *, tell: bool) -> None:
-        if session is self.link.session:
-            self.link.lost(now, reason)
-            self.router.on_relay_down(now)
+        if session.peer is None:
+            if session is self.link.session:
+                self.link.lost(now, reason)
+                self.router.on_relay_down(now)
             return
-        assert session.peer is not None
         log.info("session.down", peer=session.peer.node_id, reason=reason)
         self.router.close(session, tell=tell)

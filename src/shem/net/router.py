@@ -238,7 +238,7 @@ class Router:
     def doubt(self, session: Session, now: float, pattern: Pattern = DOUBT_PING) -> None:
         """Ping a session that ends unless the peer answers; let the streams probe as well."""
         purpose = CheckAlive(session.session_id)
-        if purpose in self._post.requests or now - session.since < FRESH_S:
+        if purpose in self._post.requests or not session.is_older_than(FRESH_S, now):
             return
         assert session.peer is not None
         self._post.requests.start(

@@ -48,6 +48,9 @@ class Session:
     peer: Peer | None
     since: float
     last_seen: float
+    is_initiator: bool = True
+    former_id: bytes = b""
+    """The session that this one replaced on the same address: its packets may be under way."""
     may_send: bool = True
     """False until a responder's peer has resumed it, and while it pauses us."""
     unheard_since: float | None = None
@@ -59,6 +62,13 @@ class Session:
 
     def __post_init__(self) -> None:
         self.head = forward_head(self.session_id, 0)
+
+    def is_named(self, session_id: bytes) -> bool:
+        """Tell whether a packet with this id belongs here."""
+        return session_id in (self.session_id, self.former_id) and session_id != b""
+
+    def is_older_than(self, age_s: float, now: float) -> bool:
+        return now - self.since >= age_s
 
     def heard(self, size: int, now: float) -> None:
         self.last_seen = now
@@ -125,6 +135,8 @@ class PeerSessions:
         replaced = [s for s in dict.fromkeys((same_node, same_address)) if s is not None]
         for old in replaced:
             self.remove(old)
+        if same_node is not None and same_node is same_address:
+            session.former_id = same_node.session_id
         if len(self.by_address) >= SESSIONS_MAX:
             oldest = min(self.by_address.values(), key=lambda s: s.last_seen)
             self.remove(oldest)
