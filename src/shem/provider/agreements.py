@@ -111,7 +111,7 @@ class Agreements:
     async def ended_elsewhere(self, agreement_id: str, event: str) -> None:
         """The node says that an agreement is over: end what runs under it."""
         if agreement_id in self._open:
-            log.info("agreement.ended", agreement=agreement_id, event=event)
+            log.info("agreement.over", agreement=agreement_id, why=event)
             await self._end(agreement_id, f"agreement ended: {event}")
 
     async def watch(self) -> None:
