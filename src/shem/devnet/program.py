@@ -20,9 +20,9 @@ import shem
 FRAMES: Final = 16
 SCENE: Final = """\
 centre -0.743643887037151 0.131825904205330
-width 0.02 0.0002
+width 0.02 0.0125
 size 480 360
-iterations 6000
+iterations 4000
 """
 FIRST_TAG: Final = "first"
 

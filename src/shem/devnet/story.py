@@ -77,6 +77,8 @@ class Story:
         first = await self.rent()
         batch_id = first.last("submitted")["batch"]
         await first.until_results(RESULTS_BEFORE_KILL)
+        for event in first.results(batch_id)[:RESULTS_BEFORE_KILL]:
+            say.output(event["stdout"])
         await first.kill()
         killed_ns = self.net.world.clock.wall_ns()
         read = len(first.results(batch_id))

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from typing import Final
 
 from rich import box
 from rich.console import Console
@@ -11,6 +12,8 @@ from rich.text import Text
 
 from shem.devnet.story import Check
 
+PLAIN_WIDTH: Final = 110
+
 
 class Terminal:
     """Tells on standard output, or on standard error when that is wanted for JSON."""
@@ -18,6 +21,8 @@ class Terminal:
     def __init__(self, *, stderr: bool = False) -> None:
         self._started = time.monotonic()
         self.console = Console(stderr=stderr, highlight=False, soft_wrap=True)
+        if not self.console.is_terminal:
+            self.console.width = PLAIN_WIDTH
         self._fancy = self.console.is_terminal
 
     def chapter(self, title: str) -> None:
@@ -46,7 +51,8 @@ class Terminal:
     def table(self, checks: Sequence[Check]) -> None:
         """Show what was promised beside what was seen."""
         shape = box.ROUNDED if self._fancy else box.ASCII
-        table = Table(box=shape, title="What was promised, and what was seen", title_style="bold")
+        title = "What was promised, and what was seen"
+        table = Table(box=shape, title=title, title_style="bold")
         table.add_column("promised", overflow="fold")
         table.add_column("seen", overflow="fold")
         table.add_column("kept", justify="center")

@@ -25,8 +25,9 @@ from shem.sdk.session import Session
 if TYPE_CHECKING:
     from shem.sdk.activity import Activity
 
-POLL_S: Final = 2.0
-"""One long poll: a batch that failed early is only told of when a poll ends."""
+POLL_FIRST_S: Final = 0.25
+POLL_MAX_S: Final = 2.0
+"""A node answers a poll at the batch's end or at the poll's: short after news, then longer."""
 EMPTY_POLLS_MAX: Final = 5
 """After so many polls without news we ask whether the activity is still there."""
 
@@ -136,8 +137,10 @@ class Batch:
         pauses = self._session.patience.pauses()
         empty_polls = 0
         while True:
-            left_s = POLL_S if deadline is None else min(POLL_S, deadline - clock.monotonic())
-            results = await self._poll(max(left_s, 0.0))
+            poll_s = min(POLL_FIRST_S * 2**empty_polls, POLL_MAX_S)
+            if deadline is not None:
+                poll_s = max(min(poll_s, deadline - clock.monotonic()), 0.0)
+            results = await self._poll(poll_s)
             news = [] if results is None else results[from_index:]
             for result in news:
                 yield result
@@ -151,8 +154,7 @@ class Batch:
                 empty_polls = 0 if news else empty_polls + 1
             elif not await pauses.next():
                 await self._raise_outage()
-            if empty_polls >= EMPTY_POLLS_MAX:
-                empty_polls = 0
+            if empty_polls and empty_polls % EMPTY_POLLS_MAX == 0:
                 await self._activity.raise_if_gone()
 
     async def _poll(self, timeout_s: float) -> list[CommandResult] | None:
