@@ -6,6 +6,7 @@ texts that a foreign JSON parser words.
 
 import asyncio
 import json
+from io import BytesIO
 from pathlib import Path
 
 import aiohttp
@@ -115,5 +116,7 @@ async def test_payments_answer_not_supported(session):
 async def test_a_body_above_the_limit_is_refused(session):
     headers = {"Authorization": f"Bearer {APP_KEY}", "Content-Type": "application/json"}
 
-    async with session.post("/market-api/v1/demands", headers=headers, data=b" " * 2_097_153) as r:
+    async with session.post(
+        "/market-api/v1/demands", headers=headers, data=BytesIO(b" " * 2_097_153)
+    ) as r:
         assert r.status == 413

@@ -239,7 +239,15 @@ class ActivityService:
         return (await self._pick(caller, activity_id, READ_STATE)).agreement_id
 
     async def activities_of(self, caller: Caller, agreement_id: str) -> list[str]:
-        """Return the ids of the agreement's activities that this node knows."""
+        """Return the ids of the agreement's activities; NotFound when it is not the caller's."""
+        own = [
+            agreement
+            for role in Role
+            if (agreement := await self._market.agreement(agreement_id.lower(), role)) is not None
+            and caller.node_id in (agreement.requestor, agreement.provider)
+        ]
+        if not own:
+            raise NotFound(f"Not found: {agreement_id}")
         found: dict[str, None] = {}
         for activity in await activities_of_agreement(self.store.fetch, agreement_id.lower()):
             try:

@@ -16,7 +16,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from shem.api.kit import Context, Framework, TooLarge, empty, json_reply, text
+from shem.api.kit import (
+    PLAIN_TEXT,
+    Context,
+    Framework,
+    PathError,
+    TooLarge,
+    empty,
+    json_reply,
+    text,
+)
 from shem.kernel.errors import ShemError
 from shem.kernel.ids import NodeId
 
@@ -78,7 +87,10 @@ async def _shem_error(request: Request, error: Exception) -> Response:
         log.warning("rest.failed", path=request.url.path, code=error.code, reason=error.message)
     if isinstance(error, (Framework, TooLarge)):
         return text(error.message, error.status)
-    return json_reply({"message": error.message, "code": error.code}, error.status)
+    reply = json_reply({"message": error.message, "code": error.code}, error.status)
+    if isinstance(error, PathError):
+        reply.headers["content-type"] = PLAIN_TEXT
+    return reply
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

@@ -25,6 +25,7 @@ from shem.kernel.world import Clock
 BODY_SIZE_MAX: Final = 2_097_152
 """yagna's limit; a larger body is answered 413."""
 DEFAULT_TIMEOUT_S: Final = 5.0
+PLAIN_TEXT: Final = "text/plain; charset=utf-8"
 TIMEOUT_MAX_S: Final = 3_600.0
 """The longest a client may ask us to wait in one call."""
 
@@ -33,6 +34,13 @@ T = TypeVar("T")
 
 class Framework(ShemError):
     """An error that the web framework of yagna would have raised: its body is plain text."""
+
+    status = 400
+    code = "bad-request"
+
+
+class PathError(ShemError):
+    """A malformed id in a market path: a JSON body that yagna labels as plain text."""
 
     status = 400
     code = "bad-request"
@@ -73,7 +81,7 @@ def json_reply(value: object, status: int = 200) -> Response:
 
 
 def text(body: str, status: int = 200) -> Response:
-    return Response(body, status, media_type="text/plain; charset=utf-8")
+    return Response(body, status, media_type=PLAIN_TEXT)
 
 
 def empty(status: int = 204) -> Response:

@@ -17,6 +17,7 @@ from shem.api.kit import (
     Context,
     Framework,
     Handler,
+    PathError,
     empty,
     json_reply,
     query_float,
@@ -281,7 +282,7 @@ def _parsed(parse: Callable[[str], T], text: str) -> T:
     try:
         return parse(text)
     except UsageError as error:
-        raise UsageError(f"Path deserialize error: {error.message}") from error
+        raise PathError(f"Path deserialize error: {error.message}") from error
 
 
 def _subscription(request: Request) -> SubscriptionId:
