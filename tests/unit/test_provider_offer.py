@@ -1,0 +1,196 @@
+"""The offer: what a requestor's constraints and a later payment need is in it."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shem.exeunit.command import OFFER_TEMPLATE
+from shem.kernel.errors import UsageError
+from shem.provider.command import load_config
+from shem.provider.config import Hardware, ProviderConfig
+from shem.provider.descriptor import BUILT_IN, Descriptor, load_descriptors, offer_template
+from shem.provider.hardware import measure
+from shem.provider.offer import build_offer
+
+HARDWARE = Hardware(architecture="x86_64", cores=2, threads=3, memory_gib=4.0, storage_gib=20.0)
+ACCOUNT = "0x" + "ab" * 20
+NOW = 1_795_465_792_123_000_000
+
+
+def config(**changes: Any) -> ProviderConfig:
+    return ProviderConfig(app_key="k", data_dir=Path("/nowhere"), **changes)
+
+
+def offer(template: dict[str, Any] | None = None, **changes: Any) -> Any:
+    return build_offer(
+        config=config(**changes),
+        hardware=HARDWARE,
+        descriptor=BUILT_IN,
+        template=OFFER_TEMPLATE if template is None else template,
+        account=ACCOUNT,
+        is_public=False,
+        now_ns=NOW,
+    )
+
+
+def test_offer_of_the_built_in_runtime() -> None:
+    properties = offer(node_name="anna", subnet="testnet").properties
+
+    assert properties["golem.runtime.name"] == "wasmtime"
+    assert properties["golem.node.id.name"] == "anna"
+    assert properties["golem.node.debug.subnet"] == "testnet"
+    assert properties["golem.inf.cpu.threads"] == 3
+    assert properties["golem.srv.caps.multi-activity"] is True
+    assert properties["golem.srv.caps.payload-manifest"] is False
+    assert properties["golem.com.payment.platform.erc20-holesky-tglm.address"] == ACCOUNT
+
+
+def test_pricing_has_a_coefficient_for_each_counter_and_the_start() -> None:
+    properties = offer().properties
+
+    vector = properties["golem.com.usage.vector"]
+    assert vector == sorted(vector)
+    assert properties["golem.com.pricing.model.linear.coeffs"] == [0.0] * (len(vector) + 1)
+    assert properties["golem.com.pricing.model"] == "linear"
+    assert properties["golem.com.scheme"] == "payu"
+
+
+def test_constraints_ask_for_our_subnet_and_a_future() -> None:
+    assert offer().constraints == (
+        "(&\n  (golem.srv.comp.expiration>1795465792123)\n  (golem.node.debug.subnet=public)\n)"
+    )
+
+
+def test_constraints_of_the_template_are_kept() -> None:
+    template = {**OFFER_TEMPLATE, "constraints": "(golem.x=1)"}
+
+    assert offer(template).constraints.startswith("(&\n  (golem.x=1)\n")
+
+
+def test_without_a_name_the_offer_has_none() -> None:
+    assert "golem.node.id.name" not in offer().properties
+
+
+@pytest.mark.parametrize("vector", [None, "x", [], ["golem.usage.duration_sec"]])
+def test_template_without_the_priced_counters_is_refused(vector: object) -> None:
+    with pytest.raises(UsageError, match=r"usage\.vector"):
+        offer({"properties": {"golem.com.usage.vector": vector}})
+
+
+async def test_built_in_exe_unit_gives_its_template() -> None:
+    assert await offer_template(BUILT_IN) == OFFER_TEMPLATE
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["print('no json')", "print('[]')", "print('{\"properties\": 1}')", "raise SystemExit(1)"],
+)
+async def test_unusable_templates_are_refused(code: str) -> None:
+    descriptor = Descriptor("x", "1", (sys.executable, "-c", code))
+
+    with pytest.raises(UsageError, match="runtime x"):
+        await offer_template(descriptor)
+
+
+async def test_missing_supervisor_is_refused() -> None:
+    with pytest.raises(UsageError, match="runtime x"):
+        await offer_template(Descriptor("x", "1", ("/nowhere/exe-unit",)))
+
+
+def test_descriptor_files_are_read_with_paths_relative_to_them(tmp_path: Path) -> None:
+    (tmp_path / "exe-unit").write_text("")
+    (tmp_path / "runtime").write_text("")
+    entry = {
+        "name": "other",
+        "version": "0.2.0",
+        "supervisor-path": "exe-unit",
+        "runtime-path": "runtime",
+        "extra-args": ["--cap-handoff"],
+        "properties": {"wasm.x": 1},
+        "config": {"counters": {"golem.usage.x": {"name": "x", "description": "", "price": True}}},
+    }
+    (tmp_path / "ya-other.json").write_text(json.dumps([entry]))
+
+    [descriptor] = load_descriptors(str(tmp_path / "ya-*.json"))
+
+    command = descriptor.service_command(
+        "id", agreement_file=Path("a"), work_dir=Path("w"), cache_dir=Path("c")
+    )
+    assert command == [
+        *(str(tmp_path / "exe-unit"), "-b", str(tmp_path / "runtime"), "--cap-handoff"),
+        *("service-bus", "id", "/local/activity", "-c", "c", "-w", "w", "-a", "a"),
+    ]
+    assert descriptor.properties == {"wasm.x": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "ya-x.json"),
+        ("{}", "ya-x.json"),
+        ('[{"name": "x"}]', "ya-x.json"),
+        ('[{"name": "x", "version": "1", "supervisor-path": "none"}]', "there is no"),
+        ("[]", "no runtimes available"),
+    ],
+)
+def test_unusable_descriptor_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "ya-x.json").write_text(text)
+
+    with pytest.raises(UsageError, match=message):
+        load_descriptors(str(tmp_path / "ya-*.json"))
+
+
+def test_the_machine_has_something_to_offer(tmp_path: Path) -> None:
+    hardware = measure(tmp_path)
+
+    assert hardware.threads >= 1
+    assert hardware.memory_gib > 0
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {
+        "YAGNA_APPKEY": "secret",
+        "YAGNA_API_URL": "http://127.0.0.1:1",
+        "GSB_URL": "unix:/x",
+        "DATA_DIR": "/data",
+        "NODE_NAME": "anna",
+        "SUBNET": "net",
+        "IDLE_AGREEMENT_TIMEOUT": "90s",
+        "MAX_SIMULTANEOUS_AGREEMENTS": "7",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    settings = load_config({"subnet": "option"})
+
+    assert settings.api_url == "http://127.0.0.1:1"
+    assert settings.gsb_url == "unix:/x"
+    assert settings.data_dir == Path("/data")
+    assert settings.subnet == "option"
+    assert settings.idle_agreement_s == 90
+    assert settings.agreements_max == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("IDLE_AGREEMENT_TIMEOUT", "soon"), ("MIN_AGREEMENT_EXPIRATION", "-1")],
+)
+def test_unusable_settings_name_the_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv("YAGNA_APPKEY", "k")
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(UsageError, match=name):
+        load_config({})
+
+
+def test_without_a_key_the_agent_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("YAGNA_APPKEY", "SHEM_APPKEY"):
+        monkeypatch.delenv(name, raising=False)
+
+    with pytest.raises(UsageError, match="YAGNA_APPKEY"):
+        load_config({})

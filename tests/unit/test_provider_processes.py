@@ -1,0 +1,70 @@
+"""ExeUnit processes: found again by pid and start time, never confused with another."""
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+from shem.kernel.world import World
+from shem.provider.exeunits import ExeUnitProcess, adopt, end_process, start_process
+
+OBEDIENT = "import time; print('up', flush=True)\nwhile True: time.sleep(1)"
+STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + OBEDIENT
+
+
+async def start(tmp_path: Path, code: str, *args: str) -> ExeUnitProcess:
+    command = [sys.executable, "-c", code, *args]
+    process = await start_process(command, work_dir=tmp_path, gsb_url="unix:/x", world=World())
+    async with asyncio.timeout(10):
+        while "up" not in (tmp_path / "exe-unit.log").read_text():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    return process
+
+
+async def test_a_process_is_adopted_by_pid_and_start_time(tmp_path: Path) -> None:
+    process = await start(tmp_path, OBEDIENT)
+
+    adopted = adopt(process.pid, process.started, "any")
+
+    assert adopted is not None
+    assert adopted.is_alive()
+    await end_process(adopted, World(), patience_s=5)
+    assert adopt(process.pid, process.started, "any") is None
+
+
+async def test_another_process_with_the_same_pid_is_not_adopted(tmp_path: Path) -> None:
+    process = await start(tmp_path, OBEDIENT)
+
+    assert adopt(process.pid, process.started - 60, "any") is None
+
+    await end_process(process, World(), patience_s=5)
+
+
+async def test_a_process_that_was_not_written_down_is_found_by_its_command_line(
+    tmp_path: Path,
+) -> None:
+    process = await start(tmp_path, OBEDIENT, "service-bus", "activity-4711")
+
+    found = adopt(None, None, "activity-4711")
+
+    assert found is not None
+    assert found.pid == process.pid
+    assert adopt(None, None, "activity-4712") is None
+    await end_process(process, World(), patience_s=5)
+
+
+async def test_what_does_not_end_in_time_is_killed(tmp_path: Path) -> None:
+    process = await start(tmp_path, STUBBORN)
+
+    await end_process(process, World(), patience_s=0.1)
+
+    assert not process.is_alive()
+    assert await process.wait(World()) == -signal.SIGKILL
+
+
+async def test_ending_what_has_ended_does_nothing(tmp_path: Path) -> None:
+    process = await start(tmp_path, OBEDIENT)
+    await end_process(process, World(), patience_s=5)
+
+    await end_process(process, World(), patience_s=5)
+    await end_process(ExeUnitProcess(process.pid, process.started), World(), patience_s=5)
