@@ -1,14 +1,19 @@
 """What a caller makes of the replies to its call: one answer, or the items of a stream, in time."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from typing import TypeVar
 
 from shem.bus.types import GsbError, Reply
 from shem.kernel.errors import TimedOut
 
 T = TypeVar("T")
+
+
+def closing(found: AsyncIterator[T]) -> AbstractAsyncContextManager[AsyncIterator[T]]:
+    """End an iterator of others with the block, if it is one that can be ended."""
+    return aclosing(found) if isinstance(found, AsyncGenerator) else nullcontext(found)
 
 
 async def only(replies: AsyncGenerator[Reply, None]) -> bytes:

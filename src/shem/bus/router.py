@@ -14,7 +14,7 @@ from typing import Final, Self, TypeVar
 
 import structlog
 
-from shem.bus.outcome import items, only, timed_items, within
+from shem.bus.outcome import closing, items, only, timed_items, within
 from shem.bus.typed import ErrorForm, Serve, as_message, typed, unwrap
 from shem.bus.types import (
     Call,
@@ -201,8 +201,9 @@ class Bus:
                 async for reply in replies:
                     yield reply
         elif guarding.stream and call.address.rpartition("/")[2] in guarding.streams:
-            async for item in guarding.stream(call, self._forward_stream):
-                yield Reply(item, final=False)
+            async with closing(guarding.stream(call, self._forward_stream)) as found:
+                async for item in found:
+                    yield Reply(item, final=False)
         else:
             yield Reply(await guarding.unary(call, self._forward), final=True)
 
@@ -246,7 +247,8 @@ def _answer_once(handler: Handler) -> Endpoint:
 
 def _answer_in_parts(handler: StreamHandler) -> Endpoint:
     async def endpoint(call: Call) -> AsyncGenerator[Reply, None]:
-        async for item in handler(call):
-            yield Reply(item, final=False)
+        async with closing(handler(call)) as found:
+            async for item in found:
+                yield Reply(item, final=False)
 
     return endpoint

@@ -8,6 +8,7 @@ error value it carries, any other `ShemError` with what the endpoint makes of it
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import cast
 
+from shem.bus.outcome import closing
 from shem.bus.types import Call, GsbError, Handler, RemoteError, StreamHandler
 from shem.kernel.errors import ShemError
 from shem.wire.errors import WireError
@@ -48,8 +49,9 @@ def typed_stream(fn: ServeStream, error: ErrorForm = as_message) -> StreamHandle
     async def handler(call: Call) -> AsyncIterator[bytes]:
         body = read_body(call)
         try:
-            async for item in fn(call, body):
-                yield dumps_reply_ok(item)
+            async with closing(fn(call, body)) as found:
+                async for item in found:
+                    yield dumps_reply_ok(item)
         except GsbError:
             raise
         except RemoteError as refusal:
