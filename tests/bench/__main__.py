@@ -6,12 +6,10 @@ otherwise our own figures come alone.
 """
 
 import asyncio
-import socket
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +17,7 @@ from pathlib import Path
 import psutil
 
 import shem
-from shem.devnet.compose import SUBNET, Devnet, Program, free_port
+from shem.devnet.compose import SUBNET, Devnet, Program
 from shem.rest.client import RestClient
 from tests.bench.isolation import enter_loopback_namespace
 from tests.dialogue import Agents
@@ -67,12 +65,25 @@ async def measure_market(pair: Pair) -> None:
 async def measure_activity(pair: Pair, package: shem.WasmPackage) -> None:
     url, key = pair.requestor
     async with shem.Golem(app="bench", api_url=url, app_key=key, subnet=SUBNET) as golem:
+        started = time.perf_counter()
         activity = await golem.rent(package)
+        pair.note("rent: demand to a running payload [s]", time.perf_counter() - started)
         async with RestClient(url, key) as rest:
             for _ in range(EXECS):
                 await _one_exec(pair, rest, activity.id)
-        await activity.destroy()
+            await rest.activity.destroy(activity.id)
+            for _ in range(CREATES):
+                await _one_life(pair, rest, activity.agreement.id)
         await activity.agreement.terminate("measured")
+
+
+async def _one_life(pair: Pair, rest: RestClient, agreement_id: str) -> None:
+    started = time.perf_counter()
+    activity_id = await rest.activity.create(agreement_id, timeout_s=60)
+    created = time.perf_counter()
+    await rest.activity.destroy(activity_id, timeout_s=60)
+    pair.note("create activity, ExeUnit start included [s]", created - started)
+    pair.note("destroy activity [s]", time.perf_counter() - created)
 
 
 async def _one_exec(pair: Pair, rest: RestClient, activity_id: str) -> None:
@@ -85,32 +96,8 @@ async def _one_exec(pair: Pair, rest: RestClient, activity_id: str) -> None:
     pair.note("exec and results [ms]", (time.perf_counter() - started) * 1e3)
 
 
-async def measure_creates(pair: Pair, package: shem.WasmPackage) -> None:
-    url, key = pair.requestor
-    for _ in range(CREATES):
-        async with shem.Golem(app="bench", api_url=url, app_key=key, subnet=SUBNET) as golem:
-            started = time.perf_counter()
-            activity = await golem.rent(package)
-            pair.note(
-                "rent: demand to a running payload [ms]", (time.perf_counter() - started) * 1e3
-            )
-            async with RestClient(url, key) as rest:
-                started = time.perf_counter()
-                extra = await rest.activity.create(activity.agreement.id, timeout_s=60)
-                pair.note("create activity [ms]", (time.perf_counter() - started) * 1e3)
-                await rest.activity.destroy(extra)
-            await activity.destroy()
-            await activity.agreement.terminate("measured")
-
-
 def resident_mib(pid: int) -> float:
     return psutil.Process(pid).memory_info().rss / (1 << 20)
-
-
-async def measure_start(pair: Pair, start: Callable[[], Awaitable[object]]) -> None:
-    started = time.perf_counter()
-    await start()
-    pair.note("daemon start to REST answering [s]", time.perf_counter() - started)
 
 
 async def rest_answers(url: str, key: str) -> None:
@@ -122,7 +109,7 @@ async def rest_answers(url: str, key: str) -> None:
                     return
             except shem.GolemError:
                 await asyncio.sleep(0.02)
-            except Exception:  # noqa: BLE001 - not up yet, however it says so
+            except Exception:
                 await asyncio.sleep(0.02)
 
 
@@ -135,19 +122,13 @@ async def bench_ours(net: Devnet) -> Pair:
     for name, child in net.processes().items():
         ours.note(f"resident memory, {name} [MiB]", resident_mib(child.pid))
     await net.requestor.kill()
-    url, key = ours.requestor
-
-    async def restart() -> None:
-        starting = asyncio.create_task(net.requestor.start())
-        await rest_answers(url, key)
-        ours.note("daemon start to REST answering [s]", time.perf_counter() - begun)
-        await starting
-
     begun = time.perf_counter()
-    await restart()
+    starting = asyncio.create_task(net.requestor.start())
+    await rest_answers(*ours.requestor)
+    ours.note("daemon start to REST answering [s]", time.perf_counter() - begun)
+    await starting
     await measure_market(ours)
     await measure_activity(ours, net.package)
-    await measure_creates(ours, net.package)
     return ours
 
 
@@ -198,11 +179,11 @@ def _agent_on(net: Devnet, node: RealYagna) -> Program:
 async def exe_unit_figures(net: Devnet, pair: Pair) -> None:
     """What one activity costs in processes: start and memory."""
     url, key = pair.requestor
-    async with shem.Golem(app="bench", api_url=url, app_key=key, subnet=SUBNET) as golem:
-        async with golem.rent(net.package) as activity:
-            await activity.run("mandel", "render", "--rows", "4", "--cols", "8")
-            for pid in net.exe_units():
-                pair.note("resident memory, ExeUnit [MiB]", resident_mib(pid))
+    golem = shem.Golem(app="bench", api_url=url, app_key=key, subnet=SUBNET)
+    async with golem, golem.rent(net.package) as activity:
+        await activity.run("mandel", "render", "--rows", "4", "--cols", "8")
+        for pid in net.exe_units():
+            pair.note("resident memory, ExeUnit [MiB]", resident_mib(pid))
     started = time.perf_counter()
     process = await asyncio.create_subprocess_exec(
         str(Path(sys.executable).with_name("shem")),
@@ -242,7 +223,6 @@ def main() -> None:
     isolated = enter_loopback_namespace()
     if not isolated:
         print("not root: the real yagna is left out, since it needs a namespace of its own")  # noqa: T201
-    assert free_port(socket.SOCK_STREAM)
     asyncio.run(run(isolated))
 
 
