@@ -26,6 +26,7 @@ from shem.bus.remote import RemoteBus
 from shem.bus.router import Bus
 from shem.bus.socket_server import SocketServer
 from shem.identity.service import IdentityService
+from shem.kernel.caller import Assurance, Caller
 from shem.kernel.config import NodeConfig, parse_gsb_url
 from shem.kernel.tasks import TaskScope
 from shem.kernel.world import World
@@ -103,7 +104,11 @@ async def running_node(
             await stack.enter_async_context(part)
         scope = await stack.enter_async_context(TaskScope())
         scope.spawn(outbox.run(), "outbox")
-        await stack.enter_async_context(SocketServer(bus, parse_gsb_url(config.gsb_url)))
+        local_caller = Caller(node_ids[0], Assurance.LOCAL)
+        socket_server = SocketServer(
+            bus, parse_gsb_url(config.gsb_url), world=world, caller=local_caller
+        )
+        await stack.enter_async_context(socket_server)
         routes = [
             *identity_api.routes(local.version_info()),
             *net_api.routes(net.status),
