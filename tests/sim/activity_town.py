@@ -106,6 +106,9 @@ class LossyNet:
     def on_peer_up(self, fn: Callable[[NodeId], None]) -> None:
         self.net.on_peer_up(fn)
 
+    def default_of(self, node_id: NodeId) -> NodeId:
+        return self.net.default_of(node_id)
+
     async def broadcast_targets(self) -> list[NodeId]:
         return []
 

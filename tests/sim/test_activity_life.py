@@ -9,6 +9,7 @@ import pytest
 
 from shem.activity.messages import EndpointGone
 from shem.activity.results import INTERRUPTED
+from shem.activity.watch import GRACE_S
 from shem.kernel.errors import Conflict, NotFound, TimedOut, Unreachable, UsageError
 from shem.kernel.ids import BatchId
 from tests.sim.activity_town import AGREEMENT, RUN, THREE, Town, replies, requests
@@ -177,6 +178,50 @@ def test_an_exec_that_never_arrived_is_told_truly_as_never(play: Play) -> None:
     play(story)
 
 
+def test_a_node_killed_between_intent_and_answer_does_not_know_and_asks(play: Play) -> None:
+    async def story(town: Town) -> None:
+        activity = await town.create()
+        town.requestor.net.drops = requests("Exec")
+        task = asyncio.create_task(town.exec(activity, batch_id=BATCH))
+        await asyncio.sleep(1)
+        assert (await town.batches(activity))[BATCH]["state"] == "intent"
+        task.cancel()
+        await asyncio.wait((task,))
+        await town.requestor.restart()
+        town.cut()
+        assert (await town.batches(activity))[BATCH]["state"] == "unknown"
+        town.join()
+
+        assert (await town.batches(activity))[BATCH]["state"] == "never"
+        assert town.agent.unit.ran == []
+
+    play(story)
+
+
+def test_an_error_proves_nothing_about_a_batch_that_was_sent_before(play: Play) -> None:
+    async def story(town: Town) -> None:
+        activity = await town.create()
+        town.requestor.net.drops = requests("Exec")
+        task = asyncio.create_task(town.exec(activity, batch_id=BATCH))
+        await asyncio.sleep(1)
+        task.cancel()
+        await asyncio.wait((task,))
+        await town.requestor.restart()
+        await asyncio.sleep(GRACE_S)
+        town.agent.unit.unbind()
+
+        with pytest.raises(EndpointGone):
+            await town.exec(activity, batch_id=BATCH)
+
+        assert (await town.batches(activity))[BATCH]["state"] == "unknown"
+        other = BatchId("f" * 32)
+        with pytest.raises(EndpointGone):
+            await town.exec(activity, batch_id=other)
+        assert (await town.batches(activity))[other]["state"] == "refused"
+
+    play(story)
+
+
 def test_an_unknown_batch_stays_unknown_while_the_provider_is_away(play: Play) -> None:
     async def story(town: Town) -> None:
         activity = await town.create()
@@ -288,6 +333,46 @@ def test_a_lost_create_at_a_legacy_provider_is_reported(play_legacy: Play) -> No
         assert town.provider.net.lost == ["CreateActivity"]
 
     play_legacy(story)
+
+
+def test_an_intent_of_the_client_is_sent_once_to_a_legacy_provider(play_legacy: Play) -> None:
+    async def story(town: Town) -> None:
+        service, caller = town.requestor.service, town.requestor.caller
+        town.provider.net.drops = replies("CreateActivity", times=1)
+        for _ in range(2):
+            with pytest.raises(TimedOut) as error:
+                await service.create(caller, AGREEMENT, intent_id="1" * 32, timeout_s=3)
+            assert error.value.code == "create-unknown"
+        assert town.agent.events == ["CreateActivity"]
+
+        activity = await town.create()
+
+        assert town.agent.events == ["CreateActivity", "CreateActivity"]
+        assert list(town.agent.units)[1] == activity
+
+    play_legacy(story)
+
+
+def test_an_intent_of_the_client_names_one_activity_for_ever(play: Play) -> None:
+    async def story(town: Town) -> None:
+        service, caller = town.requestor.service, town.requestor.caller
+        first = await service.create(caller, AGREEMENT, intent_id="1" * 32, timeout_s=3)
+        await town.requestor.restart()
+        service = town.requestor.service
+        assert await service.create(caller, AGREEMENT, intent_id="1" * 32, timeout_s=3) == first
+        assert await service.create(caller, AGREEMENT, intent_id="2" * 32, timeout_s=3) != first
+
+    play(story)
+
+
+def test_nothing_is_sent_before_it_is_known_what_the_provider_understands(play: Play) -> None:
+    async def story(town: Town) -> None:
+        town.requestor.net.drops = requests("Hello")
+        with pytest.raises(Unreachable):
+            await town.create(timeout_s=3)
+        assert town.agent.events == []
+
+    play(story)
 
 
 def test_a_create_that_does_not_start_in_time_is_destroyed(play: Play) -> None:
@@ -411,6 +496,58 @@ def test_destroy_is_accepted_while_the_provider_is_away_and_pulls_results_first(
 
         assert not unit.alive
         assert outputs(await town.results(activity, batch)) == ["out0\n"]
+
+    play(story)
+
+
+def test_destroy_fetches_results_that_the_puller_has_not_got_yet(play: Play) -> None:
+    async def story(town: Town) -> None:
+        activity = await town.create()
+        town.requestor.net.drops = requests("GetExecBatchResults", times=1)
+        batch = await town.exec(activity, THREE)
+        await asyncio.sleep(0.1)
+        assert (await town.batches(activity))[batch]["resultsStored"] == 0
+
+        await town.destroy(activity)
+
+        assert outputs(await town.results(activity, batch)) == ["out0\n", "out1\n", "out2\n"]
+
+    play(story)
+
+
+def test_a_sign_of_life_after_a_long_outage_is_enough(play: Play) -> None:
+    async def story(town: Town) -> None:
+        activity = await town.create()
+        town.agent.unit.auto = False
+        batch = await town.exec(activity, RUN)
+        town.cut()
+        town.agent.unit.finish(batch)
+        await asyncio.sleep(600)
+        town.join()
+
+        assert await town.state(activity) == ["Initialized", None]
+
+        assert len(await town.results(activity, batch, timeout_s=1)) == 1
+
+    play(story)
+
+
+def test_a_batch_of_an_exeunit_that_vanished_ends_with_its_agreement(play: Play) -> None:
+    async def story(town: Town) -> None:
+        activity = await town.create()
+        unit, town.agent.ends = town.agent.unit, False
+        unit.auto = False
+        batch = await town.exec(activity, RUN)
+        await asyncio.sleep(GRACE_S)
+        unit.alive = False
+        unit.unbind()
+        assert await town.results(activity, batch, timeout_s=60) == []
+        assert await town.state(activity) == ["Unresponsive", None]
+
+        town.requestor.market.end()
+        results = await town.results(activity, batch, timeout_s=60)
+
+        assert results[0]["message"].startswith(INTERRUPTED)
 
     play(story)
 

@@ -95,7 +95,6 @@ class ProviderServices:
         intent_id = body.optional_text("intentId")
         activity = await self._begin(agreement, intent_id, body.pub_key())
         failpoints.passing("create.committed")
-        await self._destroy_if_over(activity)
         return await self._started(activity, body.timeout_s(DEFAULT_WAIT_S))
 
     async def _begin(
@@ -146,12 +145,6 @@ class ProviderServices:
             destroy_ns=None,
             created_ns=now_ns,
         )
-
-    async def _destroy_if_over(self, activity: Activity) -> None:
-        """The agreement may have ended while its activity was being created."""
-        agreement = await self._market.agreement(activity.agreement_id, Role.PROVIDER)
-        if agreement is not None and agreement.state != APPROVED:
-            await self.request_destroy(activity.activity_id)
 
     async def _started(self, activity: Activity, timeout_s: float) -> str:
         """Wait until the ExeUnit has reported in; in vain, the activity is destroyed."""

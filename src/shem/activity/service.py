@@ -240,22 +240,19 @@ class ActivityService:
 
     async def activities_of(self, caller: Caller, agreement_id: str) -> list[str]:
         """Return the ids of the agreement's activities; NotFound when it is not the caller's."""
-        own = [
-            agreement
-            for role in Role
-            if (agreement := await self._market.agreement(agreement_id.lower(), role)) is not None
-            and caller.node_id in (agreement.requestor, agreement.provider)
-        ]
-        if not own:
+        roles = {role for role in Role if await self._may_read(caller, agreement_id, role)}
+        if not roles:
             raise NotFound(f"Not found: {agreement_id}")
-        found: dict[str, None] = {}
-        for activity in await activities_of_agreement(self.store.fetch, agreement_id.lower()):
-            try:
-                pick(caller, [activity], READ_STATE, self.world.clock.wall_ns())
-            except NotFound:
-                continue
-            found[activity.activity_id] = None
-        return list(found)
+        rows = await activities_of_agreement(self.store.fetch, agreement_id.lower())
+        return list(dict.fromkeys(row.activity_id for row in rows if row.role in roles))
+
+    async def _may_read(self, caller: Caller, agreement_id: str, role: Role) -> bool:
+        agreement = await self._market.agreement(agreement_id.lower(), role)
+        if agreement is None:
+            return False
+        resource = Resource(agreement.agreement_id, agreement.requestor, agreement.provider)
+        now_ns = self.world.clock.wall_ns()
+        return decide(caller, READ_STATE[role], resource, now_ns=now_ns).allowed
 
     # --- provider -----------------------------------------------------------------------------
 
