@@ -181,7 +181,7 @@ class AgreementInbound:
                 approved_ns=message.approved_ns,
                 approved_signature=NO_SIGNATURE,
             )
-            post_commit(unit, row, message.approved_ns)
+            post_commit(unit, row, message.approved_ns, self._context.now_ns())
         return None
 
     async def _rejected(self, call: Call, body: object) -> object:

@@ -46,9 +46,9 @@ ENDING_TOLD_NS: Final = 90 * 24 * 3600 * NS_PER_S
 _IN_FORCE: Final = (AgreementState.APPROVED, AgreementState.TERMINATED)
 
 
-def post_commit(unit: Unit, row: AgreementRow, approved_ns: int) -> None:
-    """Leave the commit that an approval calls for."""
-    _post(unit, row, COMMIT, f"{row.agreement_id}:{approved_ns}", {})
+def post_commit(unit: Unit, row: AgreementRow, approved_ns: int, now_ns: int) -> None:
+    """Leave the commit that an approval calls for; one that comes again calls for another."""
+    _post(unit, row, COMMIT, f"{row.agreement_id}:{approved_ns}:{now_ns}", {})
 
 
 def post_ending(
