@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from shem.bus.types import LOCAL_CALLER, Call
 from shem.devnet import payload
 from shem.kernel.config import GsbAddress
 from shem.kernel.world import World
+from shem.provider.descriptor import BUILT_IN
 from shem.wire.flexbuffers import pack
 
 ACTIVITY = "5efdcc4dfab3466dbc50af9cbb69bc42"
@@ -119,7 +119,7 @@ class Site:
             yield daemon
 
     async def start(self, **extra_env: str) -> asyncio.subprocess.Process:
-        command = [sys.executable, "-m", "shem.exeunit", "service-bus", ACTIVITY]
+        command = [*BUILT_IN.command, "service-bus", ACTIVITY]
         command += ["/local/activity", "-a", str(self.agreement), "-w", str(self.work_dir)]
         command += ["-c", str(self.directory / "cache")]
         env = {**os.environ, "GSB_URL": f"unix:{self.socket}"}

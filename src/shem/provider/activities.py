@@ -31,8 +31,6 @@ ACTIVITIES_PER_AGREEMENT_MAX: Final = 1
 RESTARTS_MAX: Final = 3
 RESTART_DELAY_S: Final = 0.5
 EXIT_ENDED: Final = 0
-EXIT_UNUSABLE: Final = 1
-"""The ExeUnit could not even begin: beginning again would not help."""
 RUNTIME_NAME: Final = "golem.runtime.name"
 
 log = structlog.get_logger()
@@ -184,8 +182,6 @@ class Activities:
         """Say whether a process that ended by itself is to stay ended."""
         if code == EXIT_ENDED:
             reason, message = "Finished", None
-        elif code == EXIT_UNUSABLE:
-            reason, message = "execution error", "the ExeUnit could not start: see its log"
         elif restarts >= RESTARTS_MAX:
             reason, message = "execution aborted", f"exit code {code}, after {restarts} restarts"
         else:

@@ -72,10 +72,18 @@ class Descriptor:
         ]
 
 
+def own_command() -> tuple[str, ...]:
+    """Return the `shem` that belongs to this Python."""
+    script = Path(sys.executable).with_name("shem")
+    if script.exists():
+        return (sys.executable, str(script))
+    return (sys.executable, "-c", "from shem.cli.main import main; main()")
+
+
 BUILT_IN: Final = Descriptor(
     name="wasmtime",
     version=BUILT_IN_VERSION,
-    command=(sys.executable, "-m", "shem.exeunit"),
+    command=(*own_command(), "exe-unit"),
     properties={"wasm.wasi.version@v": "0.9.0"},
 )
 
