@@ -26,6 +26,8 @@ START_S = 40
 CLI_S = 40
 STOP_S = 15
 NOWHERE = "http://127.0.0.1:9"
+NO_RELAY = ("127.0.0.1", 9)
+"""Without a relay's address a yagna searches the DNS for one, for ever."""
 CHAINS = (
     "MAINNET",
     "HOODI",
@@ -93,9 +95,8 @@ class RealYagna:
             "PAYMENT_SHUTDOWN_TIMEOUT_SECS": "1",
             "RUST_LOG": "info,trust_dns=off",
         }
-        if self.relay is not None:
-            env["YA_NET_RELAY_HOST"] = f"{self.relay[0]}:{self.relay[1]}"
-        return env | self.extra_env
+        host, port = self.relay or NO_RELAY
+        return env | {"YA_NET_RELAY_HOST": f"{host}:{port}"} | self.extra_env
 
     @property
     def log(self) -> str:
@@ -124,13 +125,12 @@ class RealYagna:
 
     async def kill(self) -> None:
         """SIGKILL."""
-        assert self.process is not None
-        if self.process.returncode is None:
+        if self.process is not None and self.process.returncode is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             await self.process.wait()
 
     async def stop(self) -> None:
-        """SIGTERM, then SIGKILL."""
+        """SIGTERM, which a yagna needs more than 15 s to follow, then SIGKILL."""
         if self.process is None or self.process.returncode is not None:
             return
         self.process.send_signal(signal.SIGTERM)
@@ -185,5 +185,5 @@ async def real_yagna(datadir: Path, relay: tuple[str, int] | None, **settings: o
         print(yagna.log[-8000:])  # noqa: T201
         raise
     finally:
-        await yagna.stop()
+        await yagna.kill()
         shutil.rmtree(yagna.gsb_dir, ignore_errors=True)
