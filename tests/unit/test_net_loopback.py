@@ -129,7 +129,7 @@ async def test_aliases_are_found_and_share_the_session():
 
 
 async def test_node_restarted_on_its_address_is_heard_again_within_two_seconds():
-    async with two_nets() as (relay, one, two):
+    async with two_nets() as (relay, one, _two):
         inbox = Inbox(one)
         key = PrivateKey.generate(SystemRng())
         first = new_net(relay.address, key)
