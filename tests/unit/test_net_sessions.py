@@ -575,6 +575,24 @@ def test_dial_back_is_obeyed_only_from_the_relay(node, peer, network):
     assert peer.packets(r.Session)
 
 
+def test_alias_that_only_the_relay_claims_is_forgotten_once_the_peer_has_proven_itself(
+    node, peer, network
+):
+    victim = new_key(network)
+    _, session = register(network, peer)
+    session.identities = (*session.identities, (victim.node_id, victim.public_key))
+    node.say(peer.node_id, Channel.UNRELIABLE, b"hello")
+    network.run_for(0.05)
+    registry = node.core.router.registry
+    assert registry.default_of(victim.node_id) == peer.node_id
+
+    peer.accept(node)
+    network.run_for(0.1)
+
+    assert session_of(node, peer) is not None
+    assert registry.default_of(victim.node_id) == victim.node_id
+
+
 @pytest.mark.parametrize("address", ["localhost", "peer.example", "", "10.0.0.300"])
 def test_endpoints_that_are_no_ip_addresses_are_never_dialled(address):
     from shem.net.registry import read_endpoints

@@ -43,6 +43,14 @@ class Registry:
         while len(self._default_of) > 2 * NODES_MAX:
             del self._default_of[next(iter(self._default_of))]
 
+    def learn_proven(self, default: NodeId, proven: frozenset[NodeId]) -> None:
+        """Take identities from a session; what the relay said beyond them no longer counts."""
+        known = self._infos.get(default)
+        for alias in known[0].identities if known else ():
+            if alias not in proven:
+                self._default_of.pop(alias, None)
+        self.learn_aliases(default, proven)
+
     def default_of(self, node_id: NodeId) -> NodeId:
         """Return the default identity, as far as we know."""
         return self._default_of.get(node_id, node_id)

@@ -15,7 +15,8 @@ from shem.wire import relay as r
 from shem.wire.relay_codec import encode_packet
 
 REQUEST_ID_LIMIT: Final = 1 << 53
-PENDING_MAX: Final = 4_096
+PENDING_MAX: Final = 16_384
+"""More than the limits of sessions, searches, attempts and finders add up to."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,7 +189,7 @@ class Router:
         """Take a new direct session, whoever dialled."""
         assert session.peer is not None
         node_id = session.peer.node_id
-        self.registry.learn_aliases(node_id, session.peer.identities)
+        self.registry.learn_proven(node_id, session.peer.identities)
         self._relayed.pop(node_id, None)
         for old in self.sessions.add(session):
             self._cancel_checks(old)

@@ -43,7 +43,9 @@ from shem.wire.forward import STREAM, UNRELIABLE, decode_unreliable, encode_unre
 LOOK_UP_TIMEOUT_S: Final = 4.0
 CONNECT_TIMEOUT_S: Final = 25.0
 WAITERS_MAX: Final = 10_000
-"""Senders and finders that wait at a time; further ones are refused."""
+"""Senders that wait for a route at a time; further ones are refused."""
+FINDERS_MAX: Final = 1_000
+"""Look-ups of different nodes at a time; further ones are refused."""
 CLOSE_TIMEOUT_S: Final = 2.0
 """For streams to finish at shutdown."""
 CLOSE_PAUSE_S: Final = 0.1
@@ -163,6 +165,8 @@ class Net:
 
     async def find(self, node_id: NodeId) -> NodeInfo:
         """Ask the relay for a node; NotFound, or Unreachable when the relay does not answer."""
+        if len(self._info_waiters) >= FINDERS_MAX:
+            raise Unreachable("too many nodes are looked up at once")
         waiter: asyncio.Future[NodeInfo] = self._loop.create_future()
         self._info_waiters.setdefault(node_id, []).append(waiter)
         self._core.router.look_up(node_id, self._now())
