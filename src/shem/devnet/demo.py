@@ -5,6 +5,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Coroutine
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,67 +20,77 @@ from shem.kernel.world import World
 
 DURATION_MAX_S: Final = 60.0
 """What the demo may take after set-up."""
+WATCH_S: Final = 1.0
+"""How often a devnet that is up looks whether all its processes live."""
+
+
+class EndedBySignal(DevnetError):
+    """Somebody pressed Ctrl-C, or ended us otherwise; all processes were stopped."""
+
+
+@dataclass(slots=True)
+class Demo:
+    """One telling of the story."""
+
+    home: Path
+    terminal: Terminal
+    keep: bool
+    checks: list[Check] = field(default_factory=list)
+    complete: bool = False
+    """The story was told to its end."""
+
+    @property
+    def kept(self) -> bool:
+        return self.complete and all(check.kept for check in self.checks)
+
+    async def tell(self) -> None:
+        clock = World().clock
+        started = clock.monotonic()
+        self.terminal.chapter("A relay, two nodes and a provider agent: processes on loopback")
+        async with Devnet(self.home) as net:
+            for name, child in net.processes().items():
+                memory = child.memory_bytes() / (1 << 20)
+                self.terminal.step(f"{name:10} pid {child.pid:<8} {memory:4.0f} MiB")
+            story = Story(net, self.terminal, self.checks)
+            await story.agent_outage()
+            await story.daemon_outage()
+            if self.keep:
+                self._finish(clock.monotonic() - started)
+                await stay(net, self.terminal)
+        self._check_nothing_left(net)
+        self._finish(clock.monotonic() - started)
+
+    def _finish(self, seconds: float) -> None:
+        limit = f"the demo takes less than {DURATION_MAX_S:g} s"
+        self.checks.append(Check(limit, f"{seconds:.1f} s", seconds < DURATION_MAX_S))
+        self.complete = True
+        self.terminal.table(self.checks)
+
+    def _check_nothing_left(self, net: Devnet) -> None:
+        left = len(left_behind(net.mark, net.directory))
+        seen = f"{left} left, {net.killed_at_end} had to be killed"
+        nothing = left == 0 and net.killed_at_end == 0
+        self.checks.append(Check("no process is left behind", seen, nothing))
 
 
 def run_demo(directory: Path | None, *, keep: bool, as_json: bool) -> int:
     """Run the demo; returns the exit code: 0 only when every promise was kept."""
-    terminal = Terminal(stderr=as_json)
-    home = directory or default_directory()
-    checks: list[Check] = []
+    demo = Demo(directory or default_directory(), Terminal(stderr=as_json), keep)
     try:
-        kept = run_until_signalled(_demo(home, terminal, checks, keep=keep))
+        run_until_signalled(demo.tell())
     except ShemError as error:
-        terminal.blow(f"the demo cannot go on: {error.message}")
-        checks.append(Check("the demo runs to its end", error.message.splitlines()[0], False))
-        kept = False
-    if checks:
-        terminal.table(checks)
-    if kept and directory is None:
-        shutil.rmtree(home, ignore_errors=True)
-    elif not kept:
-        terminal.step(f"logs: {home}")
+        if not demo.complete:
+            demo.terminal.blow(f"the demo cannot go on: {error.message}")
+            summary = error.message.splitlines()[0]
+            demo.checks.append(Check("the demo runs to its end", summary, False))
+            demo.terminal.table(demo.checks)
+    if demo.kept:
+        _forget(demo.home, directory)
+    else:
+        demo.terminal.step(f"logs: {demo.home}")
     if as_json:
-        rows = [msgspec.structs.asdict(check) for check in map(_row, checks)]
-        sys.stdout.write(msgspec.json.encode({"kept": kept, "checks": rows}).decode() + "\n")
-    return 0 if kept else 1
-
-
-class _Row(msgspec.Struct):
-    promised: str
-    seen: str
-    kept: bool
-
-
-def _row(check: Check) -> _Row:
-    return _Row(check.promised, check.seen, check.kept)
-
-
-async def _demo(home: Path, terminal: Terminal, checks: list[Check], *, keep: bool) -> bool:
-    clock = World().clock
-    started = clock.monotonic()
-    terminal.chapter("A relay, two nodes and a provider agent: separate processes on loopback")
-    net = Devnet(home)
-    async with net:
-        for name, child in net.processes().items():
-            memory = child.memory_bytes() / (1 << 20)
-            terminal.step(f"{name:10} pid {child.pid:<8} {memory:4.0f} MiB")
-        story = Story(net, terminal, checks)
-        await story.agent_outage()
-        await story.daemon_outage()
-        if keep:
-            await stay(net, terminal)
-    _check_nothing_left(net, checks)
-    seconds = clock.monotonic() - started
-    if not keep:
-        limit = f"the demo takes less than {DURATION_MAX_S:g} s"
-        checks.append(Check(limit, f"{seconds:.1f} s", seconds < DURATION_MAX_S))
-    return all(check.kept for check in checks)
-
-
-def _check_nothing_left(net: Devnet, checks: list[Check]) -> None:
-    left = len(left_behind(net.mark, net.directory))
-    seen = f"{left} left, {net.killed_at_end} had to be killed"
-    checks.append(Check("no process is left behind", seen, left == 0 and net.killed_at_end == 0))
+        _write_json({"kept": demo.kept, "checks": [asdict(check) for check in demo.checks]})
+    return 0 if demo.kept else 1
 
 
 def run_up(directory: Path | None, *, as_json: bool) -> int:
@@ -90,13 +101,14 @@ def run_up(directory: Path | None, *, as_json: bool) -> int:
     async def up() -> None:
         async with Devnet(home) as net:
             if as_json:
-                described = msgspec.json.encode(describe(net)).decode()
-                sys.stdout.write(described + "\n")
-                sys.stdout.flush()
+                _write_json(describe(net))
             await stay(net, terminal)
 
     try:
         run_until_signalled(up())
+    except EndedBySignal as ended:
+        terminal.step(ended.message)
+        _forget(home, directory)
     except ShemError as error:
         terminal.blow(f"the devnet cannot be kept up: {error.message}")
         return 1
@@ -111,14 +123,14 @@ async def stay(net: Devnet, terminal: Terminal) -> None:
         terminal.step(f"to act as the {title}:")
         for name, value in node.client_env().items():
             terminal.output(f"export {name}={value}")
-    terminal.step("a payload for shem.WasmPackage:")
+    terminal.step("a payload for shem.WasmPackage, as the examples take it:")
     terminal.output(f"export SHEM_PACKAGE_URL={net.package.url}")
     terminal.output(f"export SHEM_PACKAGE_HASH={net.package.hash}")
     while True:
-        for child in (net.relay, net.requestor.program, net.provider.program, net.agent):
-            if child.child is not None:
-                child.child.check()
-        await net.world.clock.sleep(1.0)
+        for program in (net.relay, net.requestor.program, net.provider.program, net.agent):
+            if program.child is not None:
+                program.child.check()
+        await net.world.clock.sleep(WATCH_S)
 
 
 def describe(net: Devnet) -> dict[str, Any]:
@@ -132,17 +144,28 @@ def describe(net: Devnet) -> dict[str, Any]:
     }
 
 
-def run_until_signalled(work: Coroutine[Any, Any, Any]) -> Any:
+def run_until_signalled(work: Coroutine[Any, Any, None]) -> None:
     """Run `work`; SIGINT, SIGTERM and SIGHUP cancel it, so that it ends what it started."""
 
-    async def watched() -> Any:
+    async def watched() -> None:
         task = asyncio.ensure_future(work)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, task.cancel)
         try:
-            return await task
+            await task
         except asyncio.CancelledError:
-            raise DevnetError("ended by a signal; all processes were stopped") from None
+            raise EndedBySignal("ended by a signal; all processes were stopped") from None
 
-    return asyncio.run(watched())
+    asyncio.run(watched())
+
+
+def _forget(home: Path, chosen: Path | None) -> None:
+    """Remove the directory, unless somebody chose it."""
+    if chosen is None:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _write_json(value: object) -> None:
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    sys.stdout.flush()

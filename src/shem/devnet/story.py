@@ -17,8 +17,9 @@ from shem.kernel import times
 RESULTS_BEFORE_KILL: Final = 3
 """The program is killed after it has read so many results of its long batch."""
 RESULTS_BEFORE_DAEMON_KILL: Final = 2
-DOWNTIME_S: Final = 2.0
-"""How long the requestor's daemon stays dead, while the provider works on."""
+DOWNTIME_MIN_S: Final = 2.0
+FRAMES_MEANWHILE: Final = 3
+"""The requestor's daemon stays dead until the provider has ended so many more frames."""
 END_TIMEOUT_S: Final = 15.0
 """For the provider to learn of the agreement's end, and for the ExeUnit to end."""
 SECOND_TAG: Final = "second"
@@ -106,8 +107,8 @@ class Story:
         pid = self.net.processes()["requestor"].pid
         await self.net.requestor.kill()
         killed_ns = self.net.world.clock.wall_ns()
-        say.blow(f"SIGKILL to the requestor's daemon (pid {pid}); it stays dead {DOWNTIME_S:g} s")
-        await self.net.world.clock.sleep(DOWNTIME_S)
+        say.blow(f"SIGKILL to the requestor's daemon (pid {pid}); the provider works on")
+        await self._stay_dead(tag)
         back_ns = self.net.world.clock.wall_ns()
         restart_s = await self.net.requestor.start()
         say.step(f"the daemon is back and has found its relay again after {restart_s:.1f} s")
@@ -138,6 +139,8 @@ class Story:
         say.step(f"agreement {self.agreement_id[:12]}… with {rented['provider']}")
         say.step(f"activity {self.activity_id} is ready after {seconds:.1f} s")
         self._check("rented by real negotiation", f"Approved and started in {seconds:.1f} s", True)
+        units = len(self.net.exe_units())
+        self._check("a process of its own runs the activity", f"{units} ExeUnit", units == 1)
         submitted = await program.until_event("submitted")
         outputs = [event["stdout"] for event in program.events if event["event"] == "output"]
         for output in outputs:
@@ -164,6 +167,25 @@ class Story:
             while len(await poll(self.activity_id, batch_id, timeout_s=0.2)) < count:
                 if self.net.world.clock.monotonic() > deadline:
                     raise DevnetError(f"batch {batch_id} has no {count} results in time")
+
+    async def _stay_dead(self, tag: str) -> None:
+        """Wait, with the requestor's daemon dead, for progress seen on the provider's disk."""
+        clock = self.net.world.clock
+        started, before = clock.monotonic(), self._frames_on_disk(tag)
+        while True:
+            waited_s = clock.monotonic() - started
+            ended = self._frames_on_disk(tag) - before
+            if waited_s >= DOWNTIME_MIN_S and ended >= FRAMES_MEANWHILE:
+                return
+            if waited_s > STEP_TIMEOUT_S:
+                raise DevnetError("the provider ended no frames while the daemon was dead")
+            await clock.sleep(POLL_S)
+
+    def _frames_on_disk(self, tag: str) -> int:
+        """Count the frames of a batch that the ledger in the provider's work directory ends."""
+        ledgers = (self.net.directory / "agent").rglob("ledger.txt")
+        lines = [line for path in ledgers for line in path.read_text().splitlines()]
+        return sum(line.startswith("end ") and line.endswith(f" {tag}") for line in lines)
 
     async def _attach(self, *arguments: str) -> Running:
         program = await self._program("attach", self.activity_id, *arguments)
