@@ -22,7 +22,7 @@ from shem.identity.keys import PrivateKey
 from shem.kernel.ids import NodeId
 from shem.kernel.world import SystemRng
 
-START_S = 40
+START_S = 90
 CLI_S = 40
 STOP_S = 15
 NOWHERE = "http://127.0.0.1:9"
