@@ -180,7 +180,7 @@ class Devnet:
         return [
             process.pid
             for process in left_behind(self.mark, self.directory)
-            if EXE_UNIT in process.cmdline()
+            if {EXE_UNIT, "service-bus"} <= set(process.cmdline())
         ]
 
     def program_env(self) -> dict[str, str]:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import structlog
 
 from shem.kernel.errors import ShemError
+from shem.kernel.failpoints import passing
 from shem.kernel.tasks import TaskScope
 from shem.kernel.world import World
 from shem.provider.config import ProviderConfig
@@ -111,6 +112,7 @@ class Activities:
                 reason="Only single Activity allowed",
                 error_message=f"Activity {running[0]} of this agreement is still there.",
             )
+        passing("agent.activity_recorded")
         record = await self._records.activity(activity_id)
         assert record is not None
         self._supervise(record, agreement)
@@ -121,6 +123,7 @@ class Activities:
         if handle is None or handle.stop:
             return
         await self._records.set_activity(activity_id, ActivityPhase.STOPPING, reason=reason)
+        passing("agent.stop_recorded")
         handle.stop = True
         handle.changed.set()
 
@@ -139,6 +142,7 @@ class Activities:
             process = await asyncio.to_thread(adopt, record.pid, record.pid_started, activity_id)
             if process is not None:
                 log.info("exeunit.adopted", activity=activity_id, pid=process.pid)
+                await self._write_down(activity_id, process, record.restarts)
             if not handle.stop:
                 process = await self._keep_running(record, agreement, handle, process)
             if process is not None:
@@ -221,11 +225,15 @@ class Activities:
                 error_message=repr(error),
             )
             return None
+        passing("agent.exeunit_started")
+        await self._write_down(activity_id, process, restarts)
+        log.info("exeunit.started", activity=activity_id, pid=process.pid, restarts=restarts)
+        return process
+
+    async def _write_down(self, activity_id: str, process: ExeUnitProcess, restarts: int) -> None:
         await self._records.set_process(
             activity_id, process.pid, process.started, restarts=restarts
         )
-        log.info("exeunit.started", activity=activity_id, pid=process.pid, restarts=restarts)
-        return process
 
     async def _watch(self, process: ExeUnitProcess, handle: _Handle) -> None:
         handle.exit = (await process.wait(self._world),)

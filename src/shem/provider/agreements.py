@@ -95,6 +95,8 @@ class Agreements:
             )
             record = await self._records.agreement(agreement_id)
             assert record is not None
+            if record.state is AgreementState.ENDED:
+                return
             self._hold(record)
         finally:
             self._reserved.discard(agreement_id)
