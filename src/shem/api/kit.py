@@ -175,7 +175,8 @@ def query_int(request: Request, name: str, default: int | None = None) -> int | 
     try:
         return int(raw)
     except ValueError as error:
-        raise Framework("Query deserialize error: invalid digit found in string") from error
+        words = "invalid digit found in string" if raw else "cannot parse integer from empty string"
+        raise Framework(f"Query deserialize error: {words}") from error
 
 
 def query_time(request: Request, name: str, default: int | None = None) -> int | None:
