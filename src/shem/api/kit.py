@@ -184,12 +184,13 @@ def query_time(request: Request, name: str, default: int | None = None) -> int |
     raw = request.query_params.get(name)
     if raw is None:
         return default
-    if raw[-6:-5] not in {"+", "-"} and not raw.endswith(("Z", "z")):
-        raise Framework("Query deserialize error: premature end of input")
     try:
-        return times.parse(raw)
+        parsed = times.parse(raw)
     except UsageError as error:
         raise Framework("Query deserialize error: input contains invalid characters") from error
+    if raw[-6:-5] not in {"+", "-"} and not raw.endswith(("Z", "z")):
+        raise Framework("Query deserialize error: premature end of input")
+    return parsed
 
 
 async def long_poll(
