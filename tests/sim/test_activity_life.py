@@ -552,6 +552,40 @@ def test_a_batch_of_an_exeunit_that_vanished_ends_with_its_agreement(play: Play)
     play(story)
 
 
+def test_results_of_an_unanswered_batch_are_not_lost_when_nobody_asks_in_time(play: Play) -> None:
+    async def story(town: Town) -> None:
+        activity = await town.create()
+        town.provider.net.drops = replies("Exec")
+        task = asyncio.create_task(town.exec(activity, batch_id=BATCH))
+        await asyncio.sleep(1)
+        task.cancel()
+        await asyncio.wait((task,))
+        await town.requestor.restart()
+        await asyncio.sleep(5)
+
+        await town.agent._end(activity)
+
+        assert (await town.batches(activity))[BATCH]["state"] == "accepted"
+        assert outputs(await town.results(activity, BATCH)) == ["out0\n"]
+
+    play(story)
+
+
+def test_a_batch_that_never_arrived_stays_unknown_until_somebody_asks(play: Play) -> None:
+    async def story(town: Town) -> None:
+        activity = await town.create()
+        town.requestor.net.drops = requests("Exec")
+        with pytest.raises(TimedOut):
+            await town.exec(activity, batch_id=BATCH)
+        town.requestor.net.drops = requests()
+        await asyncio.sleep(100)
+
+        assert await town.exec(activity, batch_id=BATCH) == BATCH
+        assert outputs(await town.results(activity, BATCH, timeout_s=2)) == ["out0\n"]
+
+    play(story)
+
+
 def test_destroy_settles_an_unanswered_batch_before_its_exeunit_is_gone(play: Play) -> None:
     async def story(town: Town) -> None:
         activity = await town.create()

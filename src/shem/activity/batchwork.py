@@ -62,6 +62,12 @@ class BatchWork:
         """One exec or resolution of a batch at a time."""
         return self._locks.setdefault((activity_id, batch_id), asyncio.Lock())
 
+    async def recover(self) -> None:
+        """Whether an earlier run sent its last intents is not known."""
+        for batch in await ledger.load_open(self._store.fetch):
+            if batch.state is BatchState.INTENT:
+                await self.learned(batch, News.SILENCE)
+
     async def execute(
         self, activity: Activity, script: Script, batch_id: BatchId, timeout_s: float
     ) -> Batch:
@@ -107,7 +113,7 @@ class BatchWork:
         if known.digest != script.digest:
             raise UsageError(f"Bad request: Batch {batch_id} already exists", code="batch-exists")
         if known.state is BatchState.INTENT:
-            """Written by a process that died: whether it sent anything is not known."""
+            # its call was cancelled: whether anything was sent is not known
             return await self.learned(known, News.SILENCE)
         return known
 
@@ -155,7 +161,7 @@ class BatchWork:
                 return await self._duplicate(activity), error
             return News.REFUSED, error
         except RemoteGsbError as error:
-            """Nothing was there to run it; any other failure may have come after the fact."""
+            # only an empty place proves that nothing ran; other failures may have come after the fact
             return News.REFUSED if isinstance(error, EndpointGone) else News.SILENCE, error
         except ShemError as error:
             return News.REFUSED, error
@@ -237,7 +243,7 @@ class BatchWork:
                 transfer=True,
             )
         except NotFound:
-            """An Exec under way may still arrive there: this proves nothing."""
+            # an Exec under way may still arrive there: this proves nothing
             return None
         parse_results(reply, batch.commands)
         return News.ACCEPTED

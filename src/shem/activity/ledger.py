@@ -49,8 +49,13 @@ class Batch:
 
     @property
     def open(self) -> bool:
-        """Results may still come."""
+        """Results are to come."""
         return not self.finished and self.state is BatchState.ACCEPTED
+
+    @property
+    def pullable(self) -> bool:
+        """Results may come: also those of a batch that is not known to be accepted."""
+        return not self.finished and self.state in (BatchState.ACCEPTED, BatchState.UNKNOWN)
 
 
 def batch_topic(activity_id: str, batch_id: str) -> str:

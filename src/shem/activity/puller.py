@@ -1,19 +1,22 @@
 """Pulls the results of every open batch into the store, so that they outlive program and ExeUnit.
 
-One task per accepted, unfinished batch: first a poll for everything so far, then a long poll for
-each next command. An outage is sat out (0.5 s … 30 s, cut short by a sign of life). When the
-activity has ended and its ExeUnit is gone, the batch gets a last entry that says so: the outcome of
-that command is unknown, and nobody polls for ever (docs/protocol/activity-exeunit.md §5.7, §8.2).
+One task per unfinished batch: first a poll for everything so far, then a long poll for each next
+command. An outage is sat out (0.5 s … 30 s, cut short by a sign of life). A batch without an answer
+is looked for in the same way: results prove that it was accepted, their absence proves nothing, and
+it stays unknown until somebody asks. When the activity has ended and its ExeUnit is gone, the batch
+gets a last entry that says so: the outcome of that command is unknown, and nobody polls for ever
+(docs/protocol/activity-exeunit.md §5.7, §8.2).
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
 
 from shem.activity import ledger, messages
-from shem.activity.batches import BatchState
+from shem.activity.batches import BatchState, News, learn
 from shem.activity.ledger import Batch
 from shem.activity.messages import EndpointGone, ProviderTimedOut
 from shem.activity.peer import ANSWER_GRACE_S, Peers
@@ -53,45 +56,48 @@ class Puller:
         self._agreement_over = agreement_over
         self._world = world
         self._scope: TaskScope | None = None
-        self._watched: set[tuple[str, str]] = set()
+        self._pulls: dict[tuple[str, str], _Pull] = {}
         self._slots = asyncio.Semaphore(PULLS_MAX)
 
     async def start(self, scope: TaskScope) -> None:
-        """Take up the open batches of an earlier run."""
+        """Take up the unfinished batches of an earlier run."""
         self._scope = scope
         for batch in await ledger.load_open(self._store.fetch):
             self.watch(batch)
 
     def peer_alive(self, node_id: NodeId) -> None:
         """A sign of life: those who wait for this peer try again now."""
-        self._store.topics.bump(_alive_topic(node_id))
+        for pull in self._pulls.values():
+            if pull.provider == node_id:
+                pull.wake.set()
 
     def watch(self, batch: Batch) -> None:
-        """Pull an accepted batch until it is finished; watching twice is the same."""
+        """Pull a batch until it is finished; watching again makes a waiting pull try now."""
         key = (batch.activity_id, batch.batch_id)
-        if self._scope is None or not batch.open or key in self._watched:
-            return
-        self._watched.add(key)
-        self._scope.spawn(self._follow(batch), f"pull {batch.batch_id}")
+        if key in self._pulls:
+            self._pulls[key].wake.set()
+        elif self._scope is not None and batch.pullable:
+            pull = self._pulls[key] = _Pull()
+            self._scope.spawn(self._follow(batch, pull), f"pull {batch.batch_id}")
 
-    async def _follow(self, batch: Batch) -> None:
+    async def _follow(self, batch: Batch, pull: "_Pull") -> None:
         try:
             activity = await load_activity(self._store.fetch, batch.activity_id, Role.REQUESTOR)
             if activity is not None:
-                await self._pull_to_the_end(activity, batch)
+                pull.provider = activity.provider
+                await self._pull_to_the_end(activity, batch, pull)
         except StoreClosed:
             return
         except ShemError as error:
             log.warning("batch.pull_stopped", batch=batch.batch_id, reason=error.message)
         finally:
-            self._watched.discard((batch.activity_id, batch.batch_id))
+            del self._pulls[batch.activity_id, batch.batch_id]
 
-    async def _pull_to_the_end(self, activity: Activity, batch: Batch) -> None:
+    async def _pull_to_the_end(self, activity: Activity, batch: Batch, pull: "_Pull") -> None:
         backoff_s = BACKOFF_MIN_S
         waiting = False
-        topics = self._store.topics
-        while batch.open:
-            alive = topics.version(_alive_topic(activity.provider))
+        while batch.pullable:
+            pull.wake.clear()
             try:
                 async with self._slots:
                     before, started = batch.stored, self._world.clock.monotonic()
@@ -110,9 +116,9 @@ class Puller:
             except ShemError as error:
                 waiting = False
                 log.info("batch.pull_failed", batch=batch.batch_id, reason=error.message)
-            jitter = 0.8 + 0.4 * self._world.rng.unit()
-            await topics.changed(_alive_topic(activity.provider), alive, backoff_s * jitter)
+            await pull.pause(backoff_s * (0.8 + 0.4 * self._world.rng.unit()))
             backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+            batch = await self._reload(batch)
 
     async def pull(self, activity: Activity, batch: Batch, wait_s: float) -> Batch:
         """Poll once and store what is new: for the next command, or for all without waiting."""
@@ -135,9 +141,11 @@ class Puller:
         async with self._store.unit(batch.activity_id) as unit:
             known = await ledger.load_batch(unit.fetch, batch.activity_id, batch.batch_id)
             assert known is not None
-            fresh = fresh_results(known.coverage, entries, index)
-            if fresh:
-                ledger.save_results(unit, known, fresh)
+            if learn(known.state, News.ACCEPTED) is BatchState.ACCEPTED:
+                if known.state is not BatchState.ACCEPTED:
+                    ledger.save_batch_state(unit, known, BatchState.ACCEPTED, None)
+                if fresh := fresh_results(known.coverage, entries, index):
+                    ledger.save_results(unit, known, fresh)
         return await self._reload(batch)
 
     async def _reload(self, batch: Batch) -> Batch:
@@ -151,7 +159,7 @@ class Puller:
         Raises while the provider cannot be asked; what it refuses to give is not waited for.
         """
         for batch in await ledger.load_open(self._store.fetch, activity.activity_id):
-            if batch.state is not BatchState.ACCEPTED:
+            if not batch.pullable:
                 continue
             try:
                 await self.pull(activity, batch, 0.0)
@@ -209,5 +217,16 @@ async def keep_state(store: Store, world: World, activity: Activity, state: Acti
             save_state(unit, known, state, world.clock.wall_ns())
 
 
-def _alive_topic(node_id: NodeId) -> str:
-    return f"activity.peer:{node_id}"
+@dataclass(slots=True)
+class _Pull:
+    """One batch's task: whom it asks, and what cuts its waiting short."""
+
+    provider: NodeId | None = None
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self.wake.wait()
+        except TimeoutError:
+            return

@@ -12,7 +12,7 @@ from shem.activity.creator import Creator
 from shem.activity.destroyer import Destroyer
 from shem.activity.eventlog import EVENTS_MAX, ProviderEvent, events_topic, load_events
 from shem.activity.guard import Guard
-from shem.activity.ledger import Batch
+from shem.activity.ledger import load_batch
 from shem.activity.messages import EndpointGone, usage_body
 from shem.activity.monitor import Monitor
 from shem.activity.parties import OVER, Agreement, Agreements, pick, require
@@ -91,6 +91,7 @@ class ActivityService:
     async def __aenter__(self) -> Self:
         await self._scope.__aenter__()
         await self._monitor.adopt()
+        await self._work.recover()
         self._bindings = self._services.bind(self._bus)
         self._guard.install()
         await self._puller.start(self._scope)
@@ -183,9 +184,13 @@ class ActivityService:
         if activity.state.ended or activity.destroy_ns is not None:
             raise EndpointGone(f"/net/{activity.provider}/exeunit/{activity_id}/Exec")
         chosen = batch_id or BatchId(new_hex_id(self.world.rng))
-        batch: Batch = await self._work.execute(activity, script, chosen, timeout_s)
-        self._puller.watch(batch)
-        return batch.batch_id
+        try:
+            await self._work.execute(activity, script, chosen, timeout_s)
+        finally:
+            batch = await load_batch(self.store.fetch, activity_id, chosen)
+            if batch is not None:
+                self._puller.watch(batch)
+        return chosen
 
     async def results(
         self,
