@@ -116,12 +116,16 @@ class Side:
 
 @asynccontextmanager
 async def running(
-    fabric: MemoryFabric, folder: Path, secret: str, world: World | None = None
+    fabric: MemoryFabric,
+    folder: Path,
+    secret: str,
+    world: World | None = None,
+    database: str | None = None,
 ) -> AsyncIterator[Side]:
-    """Start a node on the fabric; its store is in `folder`, and outlives the block."""
+    """Start a node on the fabric; its store (in `folder`, if not named) outlives the block."""
     world = world or World()
     async with AsyncExitStack() as stack:
-        store = await open_store(folder / f"{secret[:4]}.db", world=world)
+        store = await open_store(database or folder / f"{secret[:4]}.db", world=world)
         stack.push_async_callback(store.close)
         config = NodeConfig(datadir=folder, autoconf_id_secret=secret)
         identity = IdentityService(store, world, config)

@@ -22,9 +22,11 @@ _STATEMENTS: Final = (
     "DELETE FROM subscription WHERE subscription_id IN (SELECT subscription_id FROM subscription"
     " WHERE expires_ns < :negotiations LIMIT :most)",
     "DELETE FROM agreement_event WHERE agreement_id IN (SELECT agreement_id FROM agreement"
-    " WHERE valid_to_ns < :agreements AND state <> 'Approved' LIMIT :most)",
+    " WHERE valid_to_ns < :agreements AND state <> 'Approved'"
+    " ORDER BY valid_to_ns, agreement_id LIMIT :most)",
     "DELETE FROM agreement WHERE agreement_id IN (SELECT agreement_id FROM agreement"
-    " WHERE valid_to_ns < :agreements AND state <> 'Approved' LIMIT :most)",
+    " WHERE valid_to_ns < :agreements AND state <> 'Approved'"
+    " ORDER BY valid_to_ns, agreement_id LIMIT :most)",
 )
 
 
