@@ -3,6 +3,7 @@
 import pytest
 
 import shem
+from shem.devnet.compose import SUBNET, Devnet
 from shem.kernel.world import World
 from shem.relay.service import Relay
 from shem.rest import ApiError, RestClient
@@ -39,3 +40,39 @@ async def test_the_sdk_at_a_yagna_without_peers(tmp_path):
         with pytest.raises(shem.PermissionDenied, match="shem app-key list"):
             async with shem.Golem("interop", api_url=yagna.api_url, app_key="wrong"):
                 pass
+
+
+async def test_the_sdk_rents_through_a_real_yagna_from_our_provider(tmp_path, short_dir):
+    async with (
+        Devnet(short_dir) as net,
+        real_yagna(tmp_path, net.relay_address) as yagna,
+    ):
+        async with golem_at(yagna) as golem, golem.rent(net.package, timeout=60) as activity:
+            batch = await activity.submit([shem.Run("mandel", "note", str(n)) for n in range(3)])
+            results = await batch.wait(check=True)
+            with pytest.raises(shem.NotSupported, match="yagna has none"):
+                await activity.batches()
+            ticket = await activity.detach()
+
+        await yagna.kill()
+        await yagna.start()
+        async with golem_at(yagna) as golem, golem.attach(ticket) as attached:
+            again = await attached.batch(batch.id).wait()
+            ledger = await attached.run("mandel", "ledger", check=True)
+            failed = await attached.run("mandel", "no-such-command")
+            await attached.agreement.terminate("done")
+            ended = await attached.agreement.ended()
+
+        # A yagna that was just restarted may need ten seconds to be heard again.
+        assert attached.report.liveness in {"alive", "unreachable"}
+        assert attached.report.ended is None and not attached.report.batches_listed
+        assert [r.index for r in results] == [r.index for r in again] == [0, 1, 2]
+        assert ledger.stdout == "0\n1\n2\n"
+        assert not failed.ok and "no-such-command" not in failed.stdout
+        assert ended is not None and (ended.by, ended.why) == ("Requestor", "done")
+
+
+def golem_at(yagna):
+    return shem.Golem(
+        "interop", api_url=yagna.api_url, app_key=yagna.app_key, subnet=SUBNET, patience=60.0
+    )

@@ -141,6 +141,7 @@ class Devnet:
     relay: Program
     agent: Program
     package: WasmPackage
+    relay_address: tuple[str, int]
 
     def __init__(self, directory: Path, *, env: Mapping[str, str] | None = None) -> None:
         self.directory = directory.absolute()
@@ -192,6 +193,7 @@ class Devnet:
         package_dir.mkdir(exist_ok=True)
         self.package = await self._stack.enter_async_context(serve_package(package_dir))
         relay_port = free_port(socket.SOCK_DGRAM)
+        self.relay_address = ("127.0.0.1", relay_port)
         self.relay = self._relay(relay_port)
         await self.relay.start()
         self.requestor = self._node("requestor", relay_port)

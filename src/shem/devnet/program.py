@@ -17,12 +17,12 @@ from typing import Any, Final
 
 import shem
 
-FRAMES: Final = 16
+FRAMES: Final = 12
 SCENE: Final = """\
 centre -0.743643887037151 0.131825904205330
 width 0.02 0.0125
 size 480 360
-iterations 3000
+iterations 2500
 """
 FIRST_TAG: Final = "first"
 
