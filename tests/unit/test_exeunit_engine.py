@@ -1,0 +1,271 @@
+"""The engine in one process, with the real runtime and a disk that can fail."""
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from shem.devnet import payload
+from shem.exeunit import engine as engine_module
+from shem.exeunit import journal as journal_module
+from shem.exeunit.core import State
+from shem.exeunit.engine import Engine
+from shem.exeunit.journal import Journal, decode_records
+from shem.exeunit.runtimes.base import Limits
+from shem.exeunit.runtimes.wasm import WasmRuntime
+from shem.exeunit.script import Script, parse_script
+from shem.kernel.errors import Conflict, NotFound, StorageFault, TimedOut
+from shem.kernel.tasks import TaskScope
+from shem.kernel.world import World
+
+ENDLESS = "centre 0 0\nwidth 0.1 0.1\nsize 1000 1000\niterations 10000000\n"
+
+
+def script(*runs: tuple[str, ...], setup: bool = False) -> Script:
+    before: list[dict[str, object]] = [{"deploy": {}}, {"start": {}}] if setup else []
+    capture = {"stdout": {"atEnd": {}}}
+    commands: list[dict[str, object]] = [
+        {"run": {"entry_point": "mandel", "args": list(args), "capture": capture}} for args in runs
+    ]
+    return parse_script(before + commands)
+
+
+class Place:
+    """A work directory and the engines that run in it, one after another."""
+
+    def __init__(self, directory: Path) -> None:
+        self.work_dir = directory / "work"
+        self.work_dir.mkdir()
+        self.package = payload.write_package(directory).path
+
+    @asynccontextmanager
+    async def engine(self) -> AsyncIterator[Engine]:
+        world = World()
+        scope = TaskScope()
+
+        async def image() -> Path:
+            return self.package
+
+        engine = Engine(
+            journal=Journal(self.work_dir / "journal"),
+            runtime=WasmRuntime(self.work_dir, world.rng, Limits()),
+            fetch_image=image,
+            world=world,
+            scope=scope,
+        )
+        await engine.open()
+        async with scope:
+            yield engine
+            await engine.shut_down()
+
+    def records(self) -> list[dict[str, object]]:
+        return decode_records((self.work_dir / "journal").read_bytes())[0]
+
+    def ledger(self) -> list[str]:
+        return [
+            line
+            for path in self.work_dir.glob("vol-*/ledger.txt")
+            for line in path.read_text().splitlines()
+        ]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+class FailingDisk:
+    """fsync that fails a number of times."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.failures = 0
+        self._fsync = os.fsync
+        monkeypatch.setattr(journal_module.os, "fsync", self)
+
+    def __call__(self, handle: int) -> None:
+        if self.failures > 0:
+            self.failures -= 1
+            if self.failures % 2 == 1:  # the write fails, taking it back works
+                raise OSError(28, "No space left on device")
+        self._fsync(handle)
+
+
+class SlowDisk:
+    """fsync that waits to be released."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.reached = threading.Event()
+        self.released = threading.Event()
+        self._fsync = os.fsync
+        monkeypatch.setattr(journal_module.os, "fsync", self)
+
+    def __call__(self, handle: int) -> None:
+        self.reached.set()
+        assert self.released.wait(10)
+        self._fsync(handle)
+
+
+async def test_repeats_that_come_together_are_accepted_once(place: Place) -> None:
+    async with place.engine() as engine:
+        await engine.exec("setup", script(setup=True))
+        await engine.results("setup", timeout_s=10, command_index=None)
+
+        await asyncio.gather(*(engine.exec("b", script(("note", "x"))) for _ in range(20)))
+
+        [result] = await engine.results("b", timeout_s=10, command_index=None)
+        assert result["result"] == "Ok"
+    assert place.ledger() == ["x"]
+    assert [r["batch"] for r in place.records() if r["kind"] == "accepted"] == ["setup", "b"]
+
+
+async def test_an_exec_that_was_given_up_is_whole_all_the_same(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with place.engine() as engine:
+        await engine.exec("setup", script(setup=True))
+        await engine.results("setup", timeout_s=10, command_index=None)
+        disk = SlowDisk(monkeypatch)
+
+        giving_up = asyncio.create_task(engine.exec("b", script(("note", "x"))))
+        await asyncio.to_thread(disk.reached.wait)
+        giving_up.cancel()
+        await asyncio.wait((giving_up,))
+        disk.released.set()
+
+        await engine.exec("b", script(("note", "x")))
+        [result] = await engine.results("b", timeout_s=10, command_index=None)
+        assert giving_up.cancelled()
+        assert result["result"] == "Ok"
+    assert place.ledger() == ["x"]
+    assert [r["batch"] for r in place.records() if r["kind"] == "accepted"] == ["setup", "b"]
+
+
+async def test_a_batch_that_cannot_be_written_down_is_refused_and_may_come_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = FailingDisk(monkeypatch)
+    async with place.engine() as engine:
+        disk.failures = 2
+
+        with pytest.raises(StorageFault):
+            await engine.exec("setup", script(setup=True))
+        with pytest.raises(NotFound):
+            await engine.results("setup", timeout_s=0, command_index=None)
+
+        await engine.exec("setup", script(setup=True))
+        results = await engine.results("setup", timeout_s=10, command_index=None)
+        assert [result["result"] for result in results] == ["Ok", "Ok"]
+
+
+async def test_a_result_that_cannot_be_written_down_is_told_when_it_can(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "JOURNAL_RETRY_S", 0.01)
+    disk = FailingDisk(monkeypatch)
+    async with place.engine() as engine:
+        await engine.exec("setup", script(("scene", "size 300 300\niterations 9000\n"), setup=True))
+        await engine.results("setup", timeout_s=10, command_index=None)
+        await engine.exec("b", script(("zoom", "1", "1"), ("ledger",)))
+        disk.failures = 6
+
+        results = await engine.results("b", timeout_s=20, command_index=None)
+
+        assert [result["result"] for result in results] == ["Ok", "Ok"]
+        assert disk.failures == 0
+    assert len(place.ledger()) == 2
+
+
+async def test_results_with_an_index_wait_for_that_command_alone(place: Place) -> None:
+    async with place.engine() as engine:
+        await engine.exec("setup", script(("scene", ENDLESS), setup=True))
+        await engine.results("setup", timeout_s=10, command_index=None)
+        await engine.exec("b", script(("render", "4", "2"), ("zoom", "1", "1")))
+
+        [first] = await engine.results("b", timeout_s=10, command_index=0)
+
+        assert first["stdout"] is not None
+        assert first["isBatchFinished"] is False
+        with pytest.raises(TimedOut):
+            await engine.results("b", timeout_s=0.01, command_index=1)
+        assert len(await engine.results("b", timeout_s=0.01, command_index=None)) == 1
+
+
+async def test_only_the_result_asked_for_carries_output(place: Place) -> None:
+    async with place.engine() as engine:
+        await engine.exec("b", script(("render", "4", "2"), ("render", "4", "2"), setup=True))
+        await engine.results("b", timeout_s=10, command_index=None)
+
+        results = await engine.results("b", timeout_s=0, command_index=3)
+
+        assert [result["stdout"] is not None for result in results] == [False] * 3 + [True]
+
+
+async def test_a_failed_batch_is_answered_at_once(place: Place) -> None:
+    async with place.engine() as engine:
+        await engine.exec("b", script(("bogus",), ("note", "never"), setup=True))
+
+        async with asyncio.timeout(10):
+            results = await engine.results("b", timeout_s=3_600, command_index=None)
+
+        assert [result["isBatchFinished"] for result in results] == [False, False, True]
+
+
+async def test_an_empty_script_has_no_results_and_needs_no_wait(place: Place) -> None:
+    async with place.engine() as engine:
+        await engine.exec("b", script())
+
+        async with asyncio.timeout(10):
+            assert await engine.results("b", timeout_s=3_600, command_index=None) == []
+
+
+async def test_shutting_down_stops_what_runs_and_accepts_nothing_more(place: Place) -> None:
+    async with place.engine() as engine:
+        await engine.exec("setup", script(("scene", ENDLESS), setup=True))
+        await engine.results("setup", timeout_s=10, command_index=None)
+        await engine.exec("b", script(("zoom", "1", "1"), ("note", "never")))
+        while engine.running() is None:
+            await engine.changed.wait()
+
+        await engine.shut_down()
+
+        [stopped] = await engine.results("b", timeout_s=0, command_index=None)
+        assert stopped["message"] is not None
+        assert engine.states == (State.TERMINATED, None)
+        with pytest.raises(Conflict):
+            await engine.exec("late", script())
+    assert "never" not in place.ledger()
+
+
+async def test_a_new_engine_has_the_same_results_and_goes_on(place: Place) -> None:
+    async with place.engine() as first:
+        await first.exec("b", script(("render", "4", "2"), setup=True))
+        told = await first.results("b", timeout_s=10, command_index=None)
+        journal = (place.work_dir / "journal").read_bytes()
+    (place.work_dir / "journal").write_bytes(journal)
+
+    async with place.engine() as second:
+        assert await second.results("b", timeout_s=0, command_index=None) == told
+        assert second.states == (State.READY, None)
+        await second.exec("c", script(("note", "on")))
+        [result] = await second.results("c", timeout_s=10, command_index=None)
+        assert result["result"] == "Ok"
+        story = [event["kind"] async for event in second.events("b")]
+        assert "finished" in story[-1]  # type: ignore[operator]
+
+
+async def test_a_deployment_that_is_gone_is_deployed_again(place: Place) -> None:
+    async with place.engine() as first:
+        await first.exec("b", script(setup=True))
+        await first.results("b", timeout_s=10, command_index=None)
+        journal = (place.work_dir / "journal").read_bytes()
+    (place.work_dir / "journal").write_bytes(journal)
+    (place.work_dir / "deployment.json").unlink()
+
+    async with place.engine() as second:
+        assert second.states == (State.INITIALIZED, None)
+        await second.exec("c", script(("note", "on"), setup=True))
+        assert len(await second.results("c", timeout_s=10, command_index=None)) == 3
