@@ -125,8 +125,9 @@ class BatchWork:
         while (left_s := deadline - clock.monotonic()) > 0:
             started = clock.monotonic()
             news, error = await self._attempt(activity, batch, script, left_s)
+            if news is not News.SILENCE:
+                failpoints.passing("exec.answered")
             batch = await self.learned(batch, news, None if error is None else error.message)
-            failpoints.passing("exec.answered")
             if batch.state is BatchState.ACCEPTED:
                 return batch
             if news is News.REFUSED:
@@ -161,7 +162,7 @@ class BatchWork:
                 return await self._duplicate(activity), error
             return News.REFUSED, error
         except RemoteGsbError as error:
-            # only an empty place proves that nothing ran; other failures may have come after the fact
+            # only an empty place proves that nothing ran: others may fail after the fact
             return News.REFUSED if isinstance(error, EndpointGone) else News.SILENCE, error
         except ShemError as error:
             return News.REFUSED, error
