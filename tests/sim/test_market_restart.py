@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from shem.kernel.errors import ShemError
+from shem.kernel.errors import Gone, ShemError
+from shem.market import endings
 from shem.market.agreement_rows import load_agreement, move_agreement
 from shem.market.ids import Role
 from shem.market.states import AgreementInput
@@ -166,6 +167,28 @@ async def test_approval_that_timed_out_before_the_commit_leaves_both_pending(
             await _until_state(requestor, agreement, "Pending")
             await provider.market.approve(provider.who, agreement, None, POLL_S)
             await requestor.market.wait(requestor.who, agreement, POLL_S)
+
+
+async def test_cancelling_waits_for_a_commit_and_never_contradicts_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endings, "CANCEL_WAIT_S", 0.2)
+    fabric = MemoryFabric()
+    async with provider_on(fabric, tmp_path) as provider:
+        async with requestor_on(fabric, tmp_path) as requestor:
+            agreement = await propose(requestor, await negotiate(requestor, provider))
+            await requestor.market.confirm(requestor.who, agreement, None)
+            requestor.outbox._deliverers["market.commit"] = _never
+            approving = asyncio.create_task(
+                provider.market.approve(provider.who, agreement, None, 10)
+            )
+            await _until_state(requestor, agreement, "Approving")
+
+            with pytest.raises(Gone, match="from Approving to Cancelled"):
+                await requestor.market.cancel(requestor.who, agreement, None)
+        async with requestor_on(fabric, tmp_path) as requestor:
+            await approving
+            await requestor.until_log("Approved")
 
 
 async def _never(row: object) -> Any:
