@@ -14,9 +14,9 @@ from shem.kernel.errors import Conflict, StorageFault
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
-    max_leaves=8,
+    max_leaves=3,
 )
-RECORDS = st.lists(st.dictionaries(st.text(max_size=8), VALUES, max_size=4), max_size=6)
+RECORDS = st.lists(st.dictionaries(st.text(max_size=8), VALUES, max_size=3), max_size=4)
 
 THREE: list[Record] = [
     {"kind": "accepted", "batch": "b1", "script": [{"run": {"entry_point": "x"}}]},

@@ -167,7 +167,7 @@ async def test_a_result_that_cannot_be_written_down_is_told_when_it_can(
     monkeypatch.setattr(engine_module, "JOURNAL_RETRY_S", 0.01)
     disk = FailingDisk(monkeypatch)
     async with place.engine() as engine:
-        await engine.exec("setup", script(("scene", "size 300 300\niterations 9000\n"), setup=True))
+        await engine.exec("setup", script(("scene", "size 60 60\niterations 200\n"), setup=True))
         await engine.results("setup", timeout_s=10, command_index=None)
         await engine.exec("b", script(("zoom", "1", "1"), ("ledger",)))
         disk.failures = 6
@@ -183,11 +183,10 @@ async def test_results_with_an_index_wait_for_that_command_alone(place: Place) -
     async with place.engine() as engine:
         await engine.exec("setup", script(("scene", ENDLESS), setup=True))
         await engine.results("setup", timeout_s=10, command_index=None)
-        await engine.exec("b", script(("render", "4", "2"), ("zoom", "1", "1")))
+        await engine.exec("b", script(("note", "x"), ("zoom", "1", "1")))
 
         [first] = await engine.results("b", timeout_s=10, command_index=0)
 
-        assert first["stdout"] is not None
         assert first["isBatchFinished"] is False
         with pytest.raises(TimedOut):
             await engine.results("b", timeout_s=0.01, command_index=1)
