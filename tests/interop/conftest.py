@@ -12,6 +12,9 @@ import struct
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
+
+from tests.interop.town import town_at
 
 CLONE_NEWNET = 0x40000000
 SIOCSIFFLAGS = 0x8914
@@ -48,3 +51,16 @@ def no_internet():
 
 def _device_lines():
     return Path("/proc/thread-self/net/dev").read_text().splitlines()[2:]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_town(loopback_only, tmp_path_factory):
+    async with town_at(tmp_path_factory.mktemp("town")) as town:
+        yield town
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def town(shared_town):
+    """The module's town, whole again whatever the test before did to it."""
+    await shared_town.all_up()
+    return shared_town
