@@ -1,6 +1,7 @@
 """The devnet's children: stopped by their number, orphans found by mark, strangers left alone."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from shem.devnet.processes import (
     DevnetError,
     clean_environment,
     is_alive,
+    is_exe_unit,
     left_behind,
     sweep,
 )
@@ -104,3 +106,15 @@ def test_settings_of_other_nodes_do_not_leak_in(monkeypatch: pytest.MonkeyPatch)
     assert not {"YAGNA_API_URL", "GSB_URL", "SHEM_DATABASE_URL"} & set(clean)
     assert clean["SHEM_LOG_LEVEL"] == "debug"
     assert clean["PATH"] == os.environ["PATH"]
+
+
+def test_a_process_that_ended_under_our_eyes_is_no_exe_unit() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "", "exe-unit", "service-bus"])
+    watched = psutil.Process(child.pid)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is not reaped yet
+
+    zombie = is_exe_unit(watched)
+    child.wait()
+
+    assert not zombie
+    assert not is_exe_unit(watched)

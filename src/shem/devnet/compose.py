@@ -24,12 +24,12 @@ from typing import Final, Self
 
 from shem.devnet.package import serve_package
 from shem.devnet.processes import (
-    EXE_UNIT,
     MARK_VARIABLE,
     POLL_S,
     Child,
     DevnetError,
     clean_environment,
+    is_exe_unit,
     left_behind,
     sweep,
 )
@@ -181,7 +181,7 @@ class Devnet:
         return [
             process.pid
             for process in left_behind(self.mark, self.directory)
-            if {EXE_UNIT, "service-bus"} <= set(process.cmdline())
+            if is_exe_unit(process)
         ]
 
     def program_env(self) -> dict[str, str]:

@@ -127,6 +127,14 @@ def is_alive(process: psutil.Process) -> bool:
         return False
 
 
+def is_exe_unit(process: psutil.Process) -> bool:
+    """Whether it serves an activity; a process that has just ended does not."""
+    try:
+        return {EXE_UNIT, "service-bus"} <= set(process.cmdline())
+    except psutil.NoSuchProcess:
+        return False
+
+
 def left_behind(mark: str, directory: Path) -> list[psutil.Process]:
     """Find the living processes of a devnet, whoever started them; never this process."""
     found: list[psutil.Process] = []
