@@ -1,0 +1,21 @@
+"""The provider's daemon is killed at random moments, again and again, under load."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.crash.slice_siege import siege
+
+ROUNDS = 25
+
+
+@pytest.mark.timeout(300)
+async def test_a_provider_daemon_killed_at_any_moment_loses_and_doubles_nothing(
+    short_dir: Path,
+) -> None:
+    async with siege(short_dir) as under:
+        for _ in range(ROUNDS):
+            await under.strike(under.net.provider.program)
+        await under.settle()
+
+    under.require_unbroken(ROUNDS)
