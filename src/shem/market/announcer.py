@@ -4,10 +4,11 @@ docs/protocol/market.md §5.2. At most eight ids go into one broadcast, so that 
 """
 
 import asyncio
-from collections.abc import Iterable
-from typing import Final, Protocol
+from collections.abc import Coroutine, Iterable
+from typing import Any, Final, Protocol
 
 from shem.kernel.ids import SubscriptionId
+from shem.kernel.tasks import TaskScope
 from shem.kernel.world import Clock
 
 IDS_PER_BROADCAST: Final = 8
@@ -15,12 +16,14 @@ PENDING_MAX: Final = 2_000
 """Ids that wait to be announced; more are left to the next round."""
 PAUSE_S: Final = 0.05
 """Between two broadcasts."""
+SENDING_MAX: Final = 16
+"""Broadcasts under way at once."""
 
 
 class Publishes(Protocol):
     """The part of `bus.broadcast.Broadcast` that sends."""
 
-    async def publish(self, topic: str, body: object) -> None: ...
+    def publish(self, topic: str, body: object) -> Coroutine[Any, Any, None]: ...
 
 
 class Announcer:
@@ -42,20 +45,25 @@ class Announcer:
         self._wake.set()
 
     async def run(self) -> None:
-        while True:
-            self._wake.clear()
-            now = self._clock.monotonic()
-            ready = [item for item, due in self._due.items() if due <= now][:IDS_PER_BROADCAST]
-            if not ready:
-                await self._sleep(now)
-                continue
-            for item in ready:
-                del self._due[item]
-            await self._broadcast.publish(self._topic, {"offerIds": list(ready)})
-            await self._clock.sleep(PAUSE_S)
+        async with TaskScope() as sending:
+            while True:
+                self._wake.clear()
+                now = self._clock.monotonic()
+                ready = [item for item, due in self._due.items() if due <= now]
+                if not ready or sending.size >= SENDING_MAX:
+                    await self._sleep(now, PAUSE_S if ready else None)
+                    continue
+                chunk = ready[:IDS_PER_BROADCAST]
+                for item in chunk:
+                    del self._due[item]
+                # A neighbour that does not answer must not hold up what comes next.
+                body = {"offerIds": chunk}
+                sending.spawn(self._broadcast.publish(self._topic, body), self._topic)
+                await self._clock.sleep(PAUSE_S)
 
-    async def _sleep(self, now: float) -> None:
+    async def _sleep(self, now: float, pause_s: float | None) -> None:
         left = min(self._due.values()) - now if self._due else None
+        left = pause_s if pause_s is not None else left
         try:
             async with asyncio.timeout(left):
                 await self._wake.wait()

@@ -6,8 +6,8 @@ believed only when its owner says so, in person or when asked.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, Final, Protocol
 
 import structlog
 
@@ -65,7 +65,7 @@ class Broadcasts(Protocol):
     """The part of `bus.broadcast.Broadcast` that the market needs."""
 
     def subscribe(self, topic: str, fn: Callable[[Caller, object], Awaitable[None]]) -> None: ...
-    async def publish(self, topic: str, body: object) -> None: ...
+    def publish(self, topic: str, body: object) -> Coroutine[Any, Any, None]: ...
 
 
 class Discovery:

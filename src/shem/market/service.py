@@ -141,7 +141,7 @@ class MarketService:
         if kind == OFFER:
             self._discovery.announce(item.subscription_id)
         else:
-            await self._discovery.seek()
+            self._scope.spawn(self._discovery.seek(), "market seek")
         log.info("market.subscribed", kind=kind, subscription=item.subscription_id)
         return item.subscription_id
 
