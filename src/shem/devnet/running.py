@@ -21,11 +21,15 @@ class Running:
 
     net: Devnet
     child: Child
+    heard: Callable[[Event], None]
+    """Told of every event once."""
     events: list[Event] = field(default_factory=list)
     _read_chars: int = 0
 
     @classmethod
-    async def start(cls, net: Devnet, name: str, arguments: Sequence[str]) -> "Running":
+    async def start(
+        cls, net: Devnet, name: str, arguments: Sequence[str], heard: Callable[[Event], None]
+    ) -> "Running":
         child = await Child.start(
             net.world,
             name,
@@ -34,7 +38,7 @@ class Running:
             env=net.program_env(),
             log=net.directory / f"{name}.log",
         )
-        return cls(net, child)
+        return cls(net, child, heard)
 
     async def until(self, found: Callable[[list[Event]], bool], what: str) -> None:
         """Wait until the events hold what is wanted; DevnetError when the program ends first."""
@@ -79,7 +83,9 @@ class Running:
         self._read_chars += len(complete)
         for line in complete.splitlines():
             if line.startswith("{"):
-                self.events.append(json.loads(line))
+                event = json.loads(line)
+                self.events.append(event)
+                self.heard(event)
 
     def _raise_failure(self) -> None:
         for event in self.events:

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from shem.devnet.compose import Devnet
+from shem.devnet.compose import Devnet, Node
 from shem.devnet.processes import POLL_S, DevnetError
 from shem.devnet.program import FIRST_TAG, FRAMES
 from shem.devnet.running import STEP_TIMEOUT_S, Event, Running
@@ -32,6 +32,7 @@ class Telling(Protocol):
     def step(self, text: str) -> None: ...
     def output(self, text: str) -> None: ...
     def blow(self, text: str) -> None: ...
+    def check(self, check: "Check") -> None: ...
 
 
 class Silence:
@@ -48,6 +49,9 @@ class Silence:
 
     def blow(self, text: str) -> None:
         del text
+
+    def check(self, check: "Check") -> None:
+        del check
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,8 @@ class Story:
     checks: list[Check] = field(default_factory=list)
     activity_id: str = ""
     agreement_id: str = ""
+    _told_batch_id: str = ""
+    """The batch whose results are worth telling."""
     _left_batch_id: str = ""
     _programs: int = 0
 
@@ -78,8 +84,6 @@ class Story:
         first = await self.rent()
         batch_id = first.last("submitted")["batch"]
         await first.until_results(RESULTS_BEFORE_KILL)
-        for event in first.results(batch_id)[:RESULTS_BEFORE_KILL]:
-            say.output(event["stdout"])
         await first.kill()
         killed_ns = self.net.world.clock.wall_ns()
         read = len(first.results(batch_id))
@@ -88,8 +92,8 @@ class Story:
         self._check("the program is killed while its batch runs", seen, read < FRAMES)
 
         say.step("a new program attaches, knowing the activity id and nothing else")
-        second = await self._attach("--zoom", SECOND_TAG)
-        self._check_attached(second, "a new program attaches by activity id alone")
+        promised = "a new program attaches by activity id alone"
+        second = await self._attach(promised, "--zoom", SECOND_TAG)
         self._check_batch(second, batch_id, "all results of the batch, in order, once")
         after = _results_after(second.results(batch_id), killed_ns)
         seen = f"{after} frames ended after the kill"
@@ -112,8 +116,8 @@ class Story:
         back_ns = self.net.world.clock.wall_ns()
         restart_s = await self.net.requestor.start()
         say.step(f"the daemon is back and has found its relay again after {restart_s:.1f} s")
-        third = await self._attach("--terminate", "the demo is over")
-        self._check_attached(third, "a program attaches through the restarted daemon")
+        promised = "a program attaches through the restarted daemon"
+        third = await self._attach(promised, "--terminate", "the demo is over")
         self._check_batch(third, batch_id, "all results of the batch, in order, once")
         results = third.results(batch_id)
         meanwhile = _results_after(results, killed_ns) - _results_after(results, back_ns)
@@ -138,16 +142,17 @@ class Story:
         self.activity_id, self.agreement_id = rented["activity"], rented["agreement"]
         say.step(f"agreement {self.agreement_id[:12]}… with {rented['provider']}")
         say.step(f"activity {self.activity_id} is ready after {seconds:.1f} s")
-        self._check("rented by real negotiation", f"Approved and started in {seconds:.1f} s", True)
+        states = [
+            await self._agreement_at(node) for node in (self.net.requestor, self.net.provider)
+        ]
+        seen = f"requestor: {states[0]}, provider: {states[1]}; running after {seconds:.1f} s"
+        self._check("rented by real negotiation", seen, states == ["Approved"] * 2)
         units = len(self.net.exe_units())
         self._check("a process of its own runs the activity", f"{units} ExeUnit", units == 1)
-        submitted = await program.until_event("submitted")
+        await program.until_event("submitted")
         outputs = [event["stdout"] for event in program.events if event["event"] == "output"]
-        for output in outputs:
-            say.output(output)
         rows = len(outputs[0].splitlines())
         self._check("the payload's real output", f"a picture of {rows} rows", rows == 24)
-        say.step(f"a batch of {FRAMES} frames is submitted: {submitted['batch']}")
         return program
 
     async def _leave_a_batch_running(self) -> tuple[str, str]:
@@ -187,37 +192,46 @@ class Story:
         lines = [line for path in ledgers for line in path.read_text().splitlines()]
         return sum(line.startswith("end ") and line.endswith(f" {tag}") for line in lines)
 
-    async def _attach(self, *arguments: str) -> Running:
+    async def _attach(self, promised: str, *arguments: str) -> Running:
+        """Run an attaching program to its end."""
         program = await self._program("attach", self.activity_id, *arguments)
-        await program.until_event("left")
-        return program
-
-    async def _program(self, *arguments: str) -> Running:
-        self._programs += 1
-        return await Running.start(self.net, f"program-{self._programs}", arguments)
-
-    def _check(self, promised: str, seen: str, kept: bool) -> None:
-        self.checks.append(Check(promised, seen, kept))
-        self.telling.step(f"{promised}: {seen}" if kept else f"BROKEN: {promised}: {seen}")
-
-    def _check_attached(self, program: Running, promised: str) -> None:
-        attached = program.last("attached")
+        attached = await program.until_event("attached")
         state = f"{'alive' if attached['alive'] else 'not alive'}, {attached['state']}"
         seen = f"{state}, {len(attached['batches'])} batches known"
         self._check(promised, seen, attached["alive"])
+        await program.until_event("left")
+        return program
+
+    def _hear(self, event: Event) -> None:
+        """Tell what a program has just said."""
+        if event["event"] == "result" and event["batch"] == self._told_batch_id:
+            self.telling.output(event["stdout"] or str(event["message"]))
+        elif event["event"] == "output":
+            self.telling.output(event["stdout"])
+        elif event["event"] == "submitted":
+            self._told_batch_id = event["batch"]
+            what = f"a batch of {event['commands']} frames"
+            self.telling.step(f"the program submits {what}: {event['batch']}")
+
+    async def _program(self, *arguments: str) -> Running:
+        self._programs += 1
+        name = f"program-{self._programs}"
+        return await Running.start(self.net, name, arguments, self._hear)
+
+    def _check(self, promised: str, seen: str, kept: bool) -> None:
+        check = Check(promised, seen, kept)
+        self.checks.append(check)
+        self.telling.check(check)
 
     def _check_batch(self, program: Running, batch_id: str, promised: str) -> None:
         results = program.results(batch_id)
         indices = [event["index"] for event in results]
         good = sum(event["ok"] for event in results)
         kept = indices == list(range(FRAMES)) and good == FRAMES
-        for event in (results[0], results[-1]) if results else ():
-            self.telling.output(event["stdout"] or str(event["message"]))
         self._check(promised, f"{good} of {FRAMES} frames", kept)
 
     def _check_another(self, program: Running, promised: str) -> None:
         output = program.last("output")["stdout"]
-        self.telling.output(output)
         rows = len(output.splitlines())
         self._check(promised, f"a picture of {rows} rows", rows == 12)
 
@@ -245,12 +259,15 @@ class Story:
         """Return the agreement's state at the provider, once it has ended there or time is up."""
         clock = self.net.world.clock
         deadline = clock.monotonic() + END_TIMEOUT_S
-        async with self.net.provider.rest() as rest:
-            while True:
-                state = (await rest.market.agreements.get(self.agreement_id)).state
-                if state == "Terminated" or clock.monotonic() > deadline:
-                    return state
-                await clock.sleep(POLL_S)
+        while True:
+            state = await self._agreement_at(self.net.provider)
+            if state == "Terminated" or clock.monotonic() > deadline:
+                return state
+            await clock.sleep(POLL_S)
+
+    async def _agreement_at(self, node: Node) -> str:
+        async with node.rest() as rest:
+            return (await rest.market.agreements.get(self.agreement_id)).state
 
     async def _exe_units_after_end(self) -> int:
         """Return how many ExeUnits are left, once there are none or time is up."""

@@ -33,8 +33,11 @@ class Terminal:
             self.console.print(f"== {title}")
 
     def step(self, text: str) -> None:
-        style = "bold red" if text.startswith("BROKEN") else "default"
-        self._line("•", text, style)
+        self._line("•", text, "default")
+
+    def check(self, check: Check) -> None:
+        text = f"{check.promised}: {check.seen}"
+        self._line("✓" if check.kept else "BROKEN", text, "green" if check.kept else "bold red")
 
     def blow(self, text: str) -> None:
         self._line("✗", text, "bold yellow")
