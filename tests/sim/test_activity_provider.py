@@ -9,7 +9,7 @@ import pytest
 
 from shem.activity.records import Role
 from shem.activity.watch import GRACE_S
-from shem.bus.types import LOCAL_CALLER, GsbError, RemoteError
+from shem.bus.types import LOCAL_CALLER, Call, GsbError, RemoteError
 from shem.kernel.caller import Assurance, Caller
 from shem.kernel.errors import Conflict, NotFound
 from tests.sim.activity_town import (
@@ -256,6 +256,22 @@ def test_after_a_restart_calls_wait_for_the_exeunit_and_nothing_runs_twice(play:
 
         assert len(await town.results(activity, second)) == 1
         assert unit.ran == [f"{first}:0", f"{second}:0"]
+
+    play(story)
+
+
+def test_an_exeunit_may_bind_each_message_by_itself(play: Play) -> None:
+    async def story(town: Town) -> None:
+        activity = await town.create()
+        await asyncio.sleep(GRACE_S)
+        town.agent.unit.unbind()
+
+        async def accept(_call: Call, body: Any) -> object:
+            return body["batchId"]
+
+        town.provider.bus.serve(f"/public/exeunit/{activity}/Exec", accept)
+        body = {"activityId": activity, "batchId": "00", "exeScript": [], "timeout": 1.0}
+        assert await ask(town.requestor, f"exeunit/{activity}/Exec", body) == "00"
 
     play(story)
 

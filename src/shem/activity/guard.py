@@ -85,25 +85,35 @@ class Guard:
         require(call.caller, action or Action.EXEC, activity, self._world.clock.wall_ns())
         if action is None:
             raise NotSupported(f"{message} is not supported yet")
-        if not self._bus.is_bound(f"{EXEUNIT}/{activity_id}"):
+        if not self._is_there(call):
             await self._wait_for(activity, call)
+
+    def _is_there(self, call: Call) -> bool:
+        """Tell whether an ExeUnit is bound: under its one prefix, or message by message."""
+        return self._bus.is_bound(call.address.rpartition("/")[0]) or self._bus.is_bound(
+            call.address
+        )
 
     async def _wait_for(self, activity: Activity, call: Call) -> None:
         """Wait for a re-registration while there is hope; NoSuchEndpoint after that."""
         clock = self._world.clock
         wait_s = min(Body(read_body(call)).timeout_s(DEFAULT_WAIT_S), call.timeout_s)
         deadline = clock.monotonic() + wait_s
-        prefix = f"{EXEUNIT}/{activity.activity_id}"
+        topic = _bound_topic(activity.activity_id)
         topics = self._store.topics
         while activity.state.alive and self._watch.in_grace(clock.monotonic()):
-            version = topics.version(prefix)
+            version = topics.version(topic)
             left_s = min(deadline, self._watch.grace_ends) - clock.monotonic()
-            if self._bus.is_bound(prefix):
+            if self._is_there(call):
                 return
             if left_s <= 0:
                 break
-            await topics.changed(prefix, version, left_s)
+            await topics.changed(topic, version, left_s)
         raise NoSuchEndpoint
 
     def _bound(self, prefix: str) -> None:
-        self._store.topics.bump(prefix)
+        self._store.topics.bump(_bound_topic(prefix.removeprefix(f"{EXEUNIT}/").partition("/")[0]))
+
+
+def _bound_topic(activity_id: str) -> str:
+    return f"activity.exeunit:{activity_id}"
