@@ -71,6 +71,7 @@ class Program:
     world: World
     ready: Callable[[], Awaitable[bool]]
     child: Child | None = None
+    wanted: bool = False
 
     @property
     def log(self) -> Path:
@@ -89,6 +90,7 @@ class Program:
             env=self.env,
             log=self.log,
         )
+        self.wanted = True
         while not await self.ready():
             self.child.check()
             if clock.monotonic() - started > READY_TIMEOUT_S:
@@ -97,12 +99,20 @@ class Program:
         return clock.monotonic() - started
 
     async def kill(self) -> None:
+        """End it as a crash would; until it is started again, its absence is no failure."""
         if self.child is not None:
+            self.wanted = False
             await self.child.kill()
 
     async def stop(self) -> None:
         if self.child is not None:
+            self.wanted = False
             await self.child.stop()
+
+    def check(self) -> None:
+        """Raise DevnetError when it should run and does not."""
+        if self.wanted and self.child is not None:
+            self.child.check()
 
 
 @dataclass(slots=True)
@@ -173,8 +183,16 @@ class Devnet:
 
     def processes(self) -> dict[str, Child]:
         """Return the running daemons by name."""
-        programs = (self.relay, self.requestor.program, self.provider.program, self.agent)
-        return {p.name: p.child for p in programs if p.child is not None and p.child.alive}
+        running = [program.child for program in self._programs() if program.child is not None]
+        return {child.name: child for child in running if child.alive}
+
+    def check(self) -> None:
+        """Raise DevnetError when a daemon that should run has ended."""
+        for program in self._programs():
+            program.check()
+
+    def _programs(self) -> tuple[Program, ...]:
+        return (self.relay, self.requestor.program, self.provider.program, self.agent)
 
     def exe_units(self) -> list[int]:
         """Return the process ids of the ExeUnits that run now."""

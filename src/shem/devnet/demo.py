@@ -127,9 +127,7 @@ async def stay(net: Devnet, terminal: Terminal) -> None:
     terminal.output(f"export SHEM_PACKAGE_URL={net.package.url}")
     terminal.output(f"export SHEM_PACKAGE_HASH={net.package.hash}")
     while True:
-        for program in (net.relay, net.requestor.program, net.provider.program, net.agent):
-            if program.child is not None:
-                program.child.check()
+        net.check()
         await net.world.clock.sleep(WATCH_S)
 
 

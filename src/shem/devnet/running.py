@@ -50,6 +50,7 @@ class Running:
             self._raise_failure()
             if found(self.events):
                 return
+            self.net.check()
             if not alive:
                 raise DevnetError(f"the program ended before {what}: {self._last_words()}")
             if clock.monotonic() > deadline:
