@@ -57,7 +57,9 @@ def test_published_vectors(vector):
     for turn, (payload, ciphertext) in enumerate(messages[:3]):
         writer, reader = (initiator, responder) if turn % 2 == 0 else (responder, initiator)
         assert writer.write(payload) == ciphertext
-        assert reader.read(ciphertext) == payload
+        after, read = reader.read(ciphertext)
+        assert read == payload
+        initiator, responder = (writer, after) if turn % 2 == 0 else (after, writer)
 
     assert initiator.hash == responder.hash == bytes.fromhex(vector["handshake_hash"])
     keys = initiator.split(), responder.split()
@@ -70,46 +72,46 @@ def test_published_vectors(vector):
         counters[side] += 1
 
 
-def test_each_learns_the_others_static_key():
+def greeted():
+    """Return both sides after the first message, and the responder's answer."""
     initiator, responder = fresh()
-    initiator.read(responder_answer(initiator, responder))
-    responder.read(initiator.write(b""))
+    responder, _ = responder.read(initiator.write(b""))
+    return initiator, responder, responder.write(b"answer")
+
+
+def test_each_learns_the_others_static_key():
+    initiator, responder, answer = greeted()
+    initiator, _ = initiator.read(answer)
+    responder, _ = responder.read(initiator.write(b""))
 
     assert initiator.remote_static == KeyPair(bytes([2]) * 32).public
     assert responder.remote_static == KeyPair(bytes([1]) * 32).public
 
 
-def responder_answer(initiator, responder):
-    responder.read(initiator.write(b""))
-    return responder.write(b"answer")
-
-
 @pytest.mark.parametrize("position", range(0, 102, 3))
 def test_a_changed_answer_is_refused_and_the_true_one_still_taken(position):
-    initiator, responder = fresh()
-    answer = responder_answer(initiator, responder)
+    initiator, _, answer = greeted()
     forged = bytearray(answer)
     forged[position] ^= 0x01
 
     with pytest.raises(PeerError):
         initiator.read(bytes(forged))
-    assert initiator.read(answer) == b"answer"
+    assert initiator.read(answer)[1] == b"answer"
 
 
 @pytest.mark.parametrize("size", [0, 1, 31, 32, 79, 80, 95])
 def test_a_cut_off_answer_is_refused_and_the_true_one_still_taken(size):
-    initiator, responder = fresh()
-    answer = responder_answer(initiator, responder)
+    initiator, _, answer = greeted()
 
     with pytest.raises(PeerError):
         initiator.read(answer[:size])
-    assert initiator.read(answer) == b"answer"
+    assert initiator.read(answer)[1] == b"answer"
 
 
 def test_a_changed_first_message_is_found_out_by_the_answer():
     initiator, responder = fresh()
     first = initiator.write(b"hello")
-    responder.read(first.replace(b"hello", b"hullo"))
+    responder, _ = responder.read(first.replace(b"hello", b"hullo"))
 
     with pytest.raises(PeerError):
         initiator.read(responder.write(b""))
@@ -117,15 +119,15 @@ def test_a_changed_first_message_is_found_out_by_the_answer():
 
 def test_another_prologue_is_refused():
     initiator, responder = fresh((b"to you", b"to me"))
+    responder, _ = responder.read(initiator.write(b""))
 
     with pytest.raises(PeerError):
-        initiator.read(responder_answer(initiator, responder))
+        initiator.read(responder.write(b""))
 
 
 @pytest.mark.parametrize("point", LOW_ORDER, ids=lambda p: p[:4].hex())
 def test_d13_points_of_low_order_are_refused(point):
-    _, responder = fresh()
-    responder.read(point)
+    responder, _ = fresh()[1].read(point)
     with pytest.raises(PeerError):
         responder.write(b"")
 
@@ -134,11 +136,11 @@ def test_messages_out_of_turn_are_refused():
     initiator, responder = fresh()
     with pytest.raises(PeerError):
         initiator.read(bytes(32))
-    responder.read(initiator.write(b""))
+    responder, _ = responder.read(initiator.write(b""))
     with pytest.raises(PeerError):
         responder.read(bytes(96))
-    initiator.read(responder.write(b""))
-    responder.read(initiator.write(b""))
+    initiator, _ = initiator.read(responder.write(b""))
+    responder, _ = responder.read(initiator.write(b""))
     assert initiator.is_complete and responder.is_complete
     with pytest.raises(PeerError):
         responder.read(bytes(64))

@@ -98,6 +98,20 @@ async def test_a_batch_that_provably_never_ran_is_sent_under_a_new_id() -> None:
         assert first != second == batch.id
 
 
+async def test_a_repeat_that_is_told_never_is_sent_under_a_new_id() -> None:
+    async with scripted_node() as node:
+        rentable(node)
+        async with golem(node) as session, session.rent(WASM) as activity:
+            never = Answer(409, {"message": "never ran", "code": "batch-never"})
+            node.answer("POST", EXEC, LOST, never, accept_batch)
+            node.answer("GET", EXEC, ok([]))
+
+            batch = await activity.submit(shem.Run("mandel"))
+
+        first, repeated, renewed = sent_ids(node)
+        assert first == repeated != renewed == batch.id
+
+
 async def test_a_batch_id_of_the_caller_is_never_replaced() -> None:
     async with scripted_node() as node:
         rentable(node)

@@ -229,6 +229,24 @@ async def test_what_was_awaited_ends_with_the_golem() -> None:
         assert node.count("POST", TERMINATE) == 1
 
 
+async def test_one_rental_that_cannot_be_ended_does_not_keep_the_others() -> None:
+    async with scripted_node() as node:
+        rentable(node)
+        other = "7" * 32
+        node.answer("POST", HERE, ok({"activityId": ACTIVITY_ID}), ok({"activityId": other}))
+        found = [ok([proposal("R-1")]), ok([proposal("R-3", prev="R-2")])]
+        node.answer("GET", f"{MARKET}/demands/*/events", *found, *found, ok([]))
+        node.answer("POST", TERMINATE, Answer(500, {"message": "boom"}), ok(b""))
+        with pytest.raises(shem.NodeRefused, match="boom"):
+            async with golem(node) as session:
+                await session.rent(WASM)
+                await session.rent(WASM)
+
+        destroyed = [call.path.rsplit("/", 1)[1] for call in node.made("DELETE", HERE + "/*")]
+        assert destroyed == [ACTIVITY_ID, other]
+        assert node.count("POST", TERMINATE) == 2
+
+
 async def test_a_wrong_key_says_where_to_find_one() -> None:
     async with scripted_node() as node:
         node.answer("GET", "/me", Answer(401, b"Invalid application key"))

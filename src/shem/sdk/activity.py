@@ -121,18 +121,18 @@ class Activity:
             expires=expires(info),
         )
 
-    async def destroy(self) -> None:
+    async def destroy(self, *, patience_s: float | None = None) -> None:
         """End the activity; its agreement stays. Repeating it is harmless."""
         destroy = self.session.rest.activity.destroy
-        await self.session.patience.ask(lambda: destroy(self.id))
+        await self.session.patience.ask(lambda: destroy(self.id), patience_s=patience_s)
 
-    async def end(self, reason: str = "Finished") -> None:
+    async def end(self, reason: str = "Finished", *, patience_s: float | None = None) -> None:
         """Destroy the activity and terminate its agreement."""
         try:
-            await self.destroy()
+            await self.destroy(patience_s=patience_s)
         except NotReachable:
             """The termination, which the node delivers later, ends the activity as well."""
-        await self.agreement.terminate(reason, code="Success")
+        await self.agreement.terminate(reason, code="Success", patience_s=patience_s)
 
     def read(self, batch_id: str, next_index: int) -> None:
         """Remember how far the results of a batch were read (kept in the ticket)."""

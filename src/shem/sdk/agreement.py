@@ -39,14 +39,20 @@ class Agreement:
             return Ended(by, expires(info), info.state.lower())
         return None
 
-    async def terminate(self, reason: str = "Finished", *, code: str | None = None) -> None:
+    async def terminate(
+        self,
+        reason: str = "Finished",
+        *,
+        code: str | None = None,
+        patience_s: float | None = None,
+    ) -> None:
         """End the agreement, and so its activities. Ending one that has ended is harmless."""
         body: dict[str, Any] = {"message": reason}
         if code is not None:
             body["golem.requestor.code"] = code
         call = self._session.rest.market.agreements.terminate
         try:
-            await self._session.patience.try_ask(lambda: call(self.id, body))
+            await self._session.patience.try_ask(lambda: call(self.id, body), patience_s=patience_s)
         except (ApiError, Disconnected) as error:
             if isinstance(error, ApiError) and error.status == 410:
                 return

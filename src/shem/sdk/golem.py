@@ -39,6 +39,7 @@ EXPIRES: Final = timedelta(hours=1)
 NETWORKS: Final = ("hoodi", "holesky")
 """Payment networks a demand names when YAGNA_PAYMENT_NETWORK does not say otherwise."""
 END_PATIENCE_S: Final = 20.0
+"""How long leaving a block waits for a node or a provider that is away."""
 
 
 class Opening:
@@ -134,11 +135,21 @@ class Golem:
         trace: TracebackType | None,
     ) -> None:
         try:
-            for activity, _ in tuple(self._kept.values()):
-                await self.leave(activity, error)
+            await self._leave_all(error)
         finally:
             session, self._session = self.session, None
             await session.rest.__aexit__(None, None, None)
+
+    async def _leave_all(self, error: BaseException | None) -> None:
+        """Leave every activity, also when one cannot be ended; then raise the first failure."""
+        failures: list[GolemError] = []
+        for activity, _ in tuple(self._kept.values()):
+            try:
+                await self.leave(activity, error)
+            except GolemError as failure:
+                failures.append(failure)
+        if failures:
+            raise failures[0]
 
     @property
     def session(self) -> Session:
@@ -202,8 +213,9 @@ class Golem:
         _, on_exit = self._kept.pop(activity.id, (activity, "detach"))
         if on_exit == "detach" or activity.detached:
             return
+        reason = "Finished" if error is None else "The program ended with an error"
         try:
-            await activity.end("Finished" if error is None else "The program ended with an error")
+            await activity.end(reason, patience_s=END_PATIENCE_S)
         except GolemError:
             if error is None:
                 raise

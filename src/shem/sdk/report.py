@@ -1,6 +1,5 @@
 """What a returning program is told in one go: alive or ended, and what ran meanwhile."""
 
-import contextlib
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +15,8 @@ from shem.sdk.ticket import Ticket
 ALIVE: Final = "alive"
 ENDED: Final = "ended"
 UNREACHABLE: Final = "unreachable"
+READ_MAX: Final = 500
+"""Of so many batches, the latest, an attach reads the results; `batch.results()` has them all."""
 PEER_PATIENCE_S: Final = 5.0
 """How long an attach waits for a provider that does not answer."""
 
@@ -153,29 +154,38 @@ async def _batches(
     except NotSupported:
         entries = [models.Batch(batch_id=name, state="accepted") for name in cursors]
         listed = False
-    reports = [
-        await _batch(session, activity_id, entry, cursors.get(entry.batch_id, 0), listed)
-        for entry in entries
-    ]
+    reports = [_unread(entry) for entry in entries[:-READ_MAX]]
+    for entry in entries[-READ_MAX:]:
+        cursor = cursors.get(entry.batch_id, 0)
+        reports.append(await _read(session, activity_id, entry, cursor, listed))
     return tuple(reports), listed
 
 
-async def _batch(
+def _unread(entry: models.Batch) -> BatchReport:
+    return BatchReport(entry.batch_id, entry.state, entry.commands, (), entry.is_finished)
+
+
+async def _read(
     session: Session, activity_id: str, entry: models.Batch, cursor: int, listed: bool
 ) -> BatchReport:
     raws: list[models.ExeScriptCommandResult] = []
     if entry.state == "accepted":
         results = session.rest.activity.results
-        with contextlib.suppress(ApiError):
+        try:
             raws = await session.patience.try_ask(
                 lambda: results(activity_id, entry.batch_id, timeout_s=0),
                 patience_s=PEER_PATIENCE_S,
             )
+        except ApiError as error:
+            if error.status in {401, 403}:
+                raise explain(error) from error
+        except Disconnected as error:
+            raise explain(error) from error
     found = tuple(result_of(entry.batch_id, raw) for raw in raws)
     return BatchReport(
         batch_id=entry.batch_id,
         state=entry.state,
         commands=entry.commands if listed else None,
         results=found[cursor:],
-        finished=bool(found) and found[-1].last,
+        finished=entry.is_finished or (bool(found) and found[-1].last),
     )

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 ACCEPTED: Final = "accepted"
 NEVER: Final = "never"
 REFUSED: Final = "refused"
+CODE_NEVER: Final = "batch-never"
 RENEWALS_MAX: Final = 3
 """How often a batch that provably never ran is sent again under a new id."""
 
@@ -67,6 +68,9 @@ class Submission:
         except ApiError as error:
             if passing(error):
                 return await self._fate(error)
+            if error.code == CODE_NEVER:
+                self._renew(error)
+                return None
             if error.code == CODE_ENDPOINT_GONE:
                 raise await activity.gone_or(explain(error)) from error
             if error.status in {404, 410}:
