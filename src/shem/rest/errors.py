@@ -5,7 +5,7 @@
     └── Disconnected  there was no answer; `sent` says whether the node may have acted on the call
 
 An ApiError is a fact. After `Disconnected(sent=True)` it is *unknown whether it happened*: whoever
-made the call must ask the node before making it again (docs/protocol/sdk-survey.md §6).
+made the call must ask the node before making it again (docs/sdk.md, "Outages").
 """
 
 from typing import Final
