@@ -7,6 +7,7 @@ ExeUnit in its hands; our real ones are in `test_provider_yagna`.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
@@ -18,7 +19,7 @@ from shem.kernel.config import parse_gsb_url
 from shem.kernel.errors import Conflict, NotFound, ShemError, TimedOut
 from shem.rest.errors import ApiError
 from shem.rest.models import ActivityState
-from tests.interop.deal import SESSION, Deal, Party
+from tests.interop.deal import SESSION, Deal, Party, text_of
 from tests.interop.town import PAIRS
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
@@ -101,9 +102,10 @@ class Agent:
         self._provider = provider
         self._bus = bus
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._since = text_of(datetime.now(UTC))
 
     async def run(self) -> None:
-        after = Party.since()
+        after = self._since
         while True:
             events = await self._provider.rest.activity.events(
                 after=after, app_session_id=SESSION, timeout_s=2
