@@ -54,6 +54,12 @@ class Siege:
     figures: dict[str, list[float]] = field(default_factory=dict)
     rounds_done: int = 0
 
+    def program(self, name: str) -> Program:
+        """Return a program of the devnet by its name."""
+        net = self.net
+        programs = (net.requestor.program, net.provider.program, net.agent, net.relay)
+        return next(program for program in programs if program.name == name)
+
     # ---- killing -------------------------------------------------------------------------------
 
     async def strike(self, *victims: Program) -> None:
@@ -177,8 +183,8 @@ class Siege:
 
 
 @asynccontextmanager
-async def siege(directory: Path, *, trading: bool = True) -> AsyncIterator[Siege]:
-    """Start a devnet, rent an activity, and set the load on it."""
+async def siege(directory: Path, *, loaded: bool = True) -> AsyncIterator[Siege]:
+    """Start a devnet, rent an activity, and set the load on it (or nobody, to strike aimed)."""
     seed = int(os.environ.get("SHEM_CRASH_SEED") or time.time_ns() % 1_000_000)
     print(f"\nSHEM_CRASH_SEED={seed} in {directory}")  # noqa: T201 - shown when a test fails
     rng = random.Random(seed)
@@ -191,11 +197,10 @@ async def siege(directory: Path, *, trading: bool = True) -> AsyncIterator[Siege
         trader = Trader(load, net.package, (await rest.identity.me()).identity)
         [unit] = net.exe_units()
         verdict = Verdict(net, load, readers)
-        load.start(load.batcher("one", pause_s=0.2), load.batcher("two", pause_s=2.0))
-        load.start(load.reader("reader"))
+        if loaded:
+            load.start(load.batcher("one", pause_s=0.2), load.batcher("two", pause_s=2.0))
+            load.start(load.reader("reader"), trader.run())
         load.start(*(reader.run() for reader in readers))
-        if trading:
-            load.start(trader.run())
         try:
             yield Siege(net, rng, load, trader, verdict, unit)
         finally:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from shem.devnet.compose import SUBNET
 from shem.kernel import times
-from shem.rest.models import ProposalEvent
+from shem.rest.models import Proposal, ProposalEvent
 from shem.sdk.demand import DemandText, platform_of, write_demand
 from shem.sdk.golem import NETWORKS
 from shem.sdk.payloads import WasmPackage
@@ -41,6 +41,8 @@ class Trader:
     load: Load
     package: WasmPackage
     requestor: str
+    destroys: float = 0.5
+    """How often an activity is destroyed before its agreement is terminated."""
     deals: list[Deal] = field(default_factory=list)
 
     async def run(self) -> None:
@@ -80,23 +82,33 @@ class Trader:
         """Counter what suits, and return the provider's draft."""
         history, demands = self.load.history, self.load.rest.market.demands
         deadline = time.monotonic() + DRAFT_WITHIN_S
+        offered: dict[str, Proposal] = {}
         while time.monotonic() < deadline and not self.load.stopped.is_set():
-            poll = await history.call(WHO, "proposals", demands.events(subscription, timeout_s=2))
+            poll = await history.call(WHO, "proposals", demands.events(subscription, timeout_s=1))
             if not poll.ok:
                 await asyncio.sleep(AWAY_PAUSE_S)
                 continue
             for event in poll.answer:
                 if not isinstance(event, ProposalEvent):
                     continue
-                proposal = event.proposal
-                if proposal.prev_proposal_id is not None:
-                    return proposal.proposal_id
-                properties = demand.counter(proposal.properties)
-                counter = demands.counter(
-                    subscription, proposal.proposal_id, properties, demand.constraints
-                )
-                await history.call(WHO, "counter", counter)
+                if event.proposal.prev_proposal_id is not None:
+                    return event.proposal.proposal_id
+                offered[event.proposal.proposal_id] = event.proposal
+            for proposal in tuple(offered.values()):
+                if await self._counter(subscription, proposal, demand):
+                    del offered[proposal.proposal_id]
         return None
+
+    async def _counter(self, subscription: str, proposal: Proposal, demand: DemandText) -> bool:
+        """Answer an offer; False when it is not known whether that was done."""
+        counter = self.load.rest.market.demands.counter(
+            subscription,
+            proposal.proposal_id,
+            demand.counter(proposal.properties),
+            demand.constraints,
+        )
+        call = await self.load.history.call(WHO, "counter", counter)
+        return call.ok or call.status == 410
 
     async def _agree(self, draft: str) -> Deal | None:
         load, agreements = self.load, self.load.rest.market.agreements
@@ -143,7 +155,7 @@ class Trader:
         return state
 
     async def _work(self, deal: Deal) -> None:
-        """Create an activity, the same one however often it takes, and run a batch in it."""
+        """Create an activity, the same one however often it is asked for, and run a batch in it."""
         load, activity = self.load, self.load.rest.activity
         created = await load.until(
             WHO,
@@ -158,7 +170,7 @@ class Trader:
         await load.submit(WHO, deal.batch)
         if deal.batch.told == "accepted":
             await load.follow(WHO, deal.batch)
-        if load.rng.random() < 0.5:
+        if load.rng.random() < self.destroys:
             destroyed = await load.until(
                 WHO, "destroy", lambda: activity.destroy(created.answer, timeout_s=3)
             )

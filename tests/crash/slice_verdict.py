@@ -21,6 +21,8 @@ AGREE_WITHIN_S = 30.0
 LONG_AGO = "2020-01-01T00:00:00Z"
 NOT_BEGUN = "Local service error: State error"
 """How the result of a command begins that was refused, the runtime being busy."""
+INTERRUPTED = "interrupted, outcome unknown"
+"""How the result of a command begins whose ExeUnit, or activity, ended while it ran."""
 WHO = "judge"
 
 
@@ -224,6 +226,8 @@ def _executions(
         return 1, 1
     if told is not None and (told.message or "").startswith(NOT_BEGUN):
         return 0, 0
+    if told is not None and (told.message or "").startswith(INTERRUPTED):
+        return 0, 1
     open_end = not lives and facts.told in (None, "accepted", "unknown")
     return (0, 1) if open_end and position >= len(facts.results) - 1 else (0, 0)
 

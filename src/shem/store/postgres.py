@@ -17,6 +17,7 @@ from typing import Any, Final
 import asyncpg
 import structlog
 
+from shem.kernel import failpoints
 from shem.kernel.errors import Conflict, ShemError, StorageFault
 from shem.kernel.world import World
 from shem.store import schema
@@ -148,10 +149,12 @@ class PostgresStore:
             if isinstance(error, Conflict):
                 raise
             raise storage_fault(error) from error
+        failpoints.passing("store.before_commit")
         try:
             await transaction.commit()
         except _TRANSIENT as error:
             raise StorageFault(f"it is unknown whether the commit happened: {error!r}") from error
+        failpoints.passing("store.committed")
         for topic in unit.topics:
             self.topics.bump(topic)
         unit.run_actions()

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import apsw
 
+from shem.kernel import failpoints
 from shem.kernel.errors import Conflict, ShemError, StorageFault, UsageError
 from shem.kernel.world import World
 from shem.store import schema
@@ -131,7 +132,9 @@ class SqliteStore:
 
     async def _commit(self, unit: Unit) -> None:
         if unit.statements:
+            failpoints.passing("store.before_commit")
             await self._committer.submit(unit.statements)
+            failpoints.passing("store.committed")
         for topic in unit.topics:
             self.topics.bump(topic)
         unit.run_actions()
