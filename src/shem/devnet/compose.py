@@ -32,6 +32,7 @@ from shem.devnet.processes import (
     is_exe_unit,
     left_behind,
     sweep,
+    tail_of,
 )
 from shem.kernel.errors import ShemError, UsageError
 from shem.kernel.world import World
@@ -94,7 +95,8 @@ class Program:
         while not await self.ready():
             self.child.check()
             if clock.monotonic() - started > READY_TIMEOUT_S:
-                raise DevnetError(f"{self.name} was not ready within {READY_TIMEOUT_S:g} s")
+                late = f"{self.name} was not ready within {READY_TIMEOUT_S:g} s"
+                raise DevnetError(f"{late}; {tail_of(self.log)}")
             await clock.sleep(POLL_S)
         return clock.monotonic() - started
 

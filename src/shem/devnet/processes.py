@@ -70,7 +70,7 @@ class Child:
         try:
             watched = psutil.Process(started.pid)
         except psutil.NoSuchProcess as error:
-            raise DevnetError(f"{name} ended at once; {_tail(log)}") from error
+            raise DevnetError(f"{name} ended at once; {tail_of(log)}") from error
         return cls(name, log, started, watched)
 
     @property
@@ -105,14 +105,15 @@ class Child:
     def check(self) -> None:
         """Raise DevnetError, with the end of its log, when the process is gone."""
         if not self.alive:
-            raise DevnetError(f"{self.name} has ended; {_tail(self.log)}")
+            raise DevnetError(f"{self.name} has ended; {tail_of(self.log)}")
 
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             self._watched.send_signal(number)
 
 
-def _tail(log: Path) -> str:
+def tail_of(log: Path) -> str:
+    """Return the last lines of a log, for an error message."""
     try:
         lines = log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
     except OSError:
