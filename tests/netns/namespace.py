@@ -1,0 +1,121 @@
+"""Network namespaces with one TUN device each: the plumbing under `internet`.
+
+A namespace is named after the test process (`shem<pid>-<host>`), so that what a killed run left
+behind is recognised and removed by the next one.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import re
+import socket
+import struct
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+CLONE_NEWNET = 0x40000000
+TUNSETIFF = 0x400454CA
+IFF_TUN = 0x1
+IFF_NO_PI = 0x1000
+DEVICE = "net0"
+MTU = 1500
+NAMED = Path("/run/netns")
+_NAME = re.compile(r"shem(?P<pid>\d+)-.+")
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def obstacle() -> str | None:
+    """Return why namespaces cannot be used here, or None."""
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    if not Path("/dev/net/tun").exists():
+        return "there is no /dev/net/tun"
+    name = f"shem{os.getpid()}-probe"
+    try:
+        space = Namespace(name)
+    except (OSError, subprocess.CalledProcessError) as error:
+        return f"no network namespaces: {getattr(error, 'stderr', None) or error}"
+    try:
+        os.close(space.open_tun())
+    except OSError as error:
+        return f"no TUN devices: {error}"
+    finally:
+        space.delete()
+    return None
+
+
+def sweep() -> None:
+    """Delete the namespaces of test processes that are gone."""
+    for path in NAMED.glob("shem*-*") if NAMED.exists() else ():
+        match = _NAME.fullmatch(path.name)
+        if match and not Path(f"/proc/{match['pid']}").exists():
+            _ip("netns", "delete", path.name)
+
+
+class Namespace:
+    """One named namespace."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        _ip("netns", "add", name)
+        self._entry = os.open(NAMED / name, os.O_RDONLY | os.O_CLOEXEC)
+        self.ip("link set lo up")
+
+    @property
+    def enter(self) -> tuple[str, ...]:
+        """What to put before a command that is to run here."""
+        return ("nsenter", f"--net={NAMED / self.name}")
+
+    def delete(self) -> None:
+        os.close(self._entry)
+        _ip("netns", "delete", self.name)
+
+    def ip(self, *commands: str) -> None:
+        """Run `ip` commands here, in one go."""
+        _ip("-n", self.name, "-batch", "-", stdin="\n".join(commands))
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """Be here for the block, which must not await: sockets made in it belong here."""
+        before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _setns(self._entry)
+            try:
+                yield
+            finally:
+                _setns(before)
+        finally:
+            os.close(before)
+
+    def open_tun(self) -> int:
+        """Return the other end of a new device `net0`."""
+        with self.entered():
+            tun = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                request = struct.pack("16sH22x", DEVICE.encode(), IFF_TUN | IFF_NO_PI)
+                fcntl.ioctl(tun, TUNSETIFF, request)
+            except OSError:
+                os.close(tun)
+                raise
+        self.ip(f"link set {DEVICE} mtu {MTU} up")
+        return tun
+
+    def open_tcp(self) -> socket.socket:
+        with self.entered():
+            opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        opened.setblocking(False)
+        return opened
+
+
+def _setns(entry: int) -> None:
+    if _libc.setns(entry, CLONE_NEWNET) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def _ip(*arguments: str, stdin: str = "") -> None:
+    subprocess.run(
+        ["ip", *arguments], input=stdin, check=True, capture_output=True, text=True, timeout=20
+    )
