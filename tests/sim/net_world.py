@@ -157,14 +157,17 @@ class Heard:
 class SimNode(_Machine):
     """The cores of a node on the virtual network."""
 
-    def __init__(self, network, key, address, *, is_nat=False, heard=None):
+    def __init__(self, network, key, address, *, is_nat=False, heard=None, **settings):
         super().__init__(network)
         self.key = key
         self.address = address
         self.is_nat = is_nat
         self.heard = heard or Heard()
         self._spoken_to = set()
-        self.core = NodeCore(network.rng, [key], relay=RELAY, own_addresses=frozenset({address}))
+        self.settings = settings
+        self.core = NodeCore(
+            network.rng, [key], relay=RELAY, own_addresses=frozenset({address}), **settings
+        )
         self.streams = Streams(key.node_id, network.rng)
         network.hosts[address] = self._receive
         self.core.start(network.now)
@@ -177,7 +180,14 @@ class SimNode(_Machine):
     def restart(self):
         """Die without a word and come back empty on the same address."""
         self.die()
-        return SimNode(self.network, self.key, self.address, is_nat=self.is_nat, heard=self.heard)
+        return SimNode(
+            self.network,
+            self.key,
+            self.address,
+            is_nat=self.is_nat,
+            heard=self.heard,
+            **self.settings,
+        )
 
     def move(self, address):
         """Get another address; the process lives on."""
@@ -190,14 +200,14 @@ class SimNode(_Machine):
         now = self.network.now
         if channel is Channel.UNRELIABLE:
             self.core.send(target, UNRELIABLE, encode_unreliable(message), now)
-        elif self.core.router.route_of(target):
+        elif self.core.is_ready(target, now):
             self.streams.send(target, channel, message, now)
         else:
-            self.core.router.connect(target, now)
+            self.core.connect(target, now)
         self.pump()
 
     def has_route(self, target):
-        return self.core.router.route_of(target) is not None
+        return self.core.is_ready(target, self.network.now)
 
     def tick(self):
         self.core.tick(self.network.now)
@@ -240,6 +250,8 @@ class SimNode(_Machine):
                     self.streams.receive(peer.node_id, payload, network.now)
             case out.RouteShaken(node_id):
                 self.streams.probe(node_id, network.now)
+            case out.StreamsTainted(node_id):
+                self.streams.drop_peer(node_id, network.now)
             case out.PeerUp(node_id):
                 self.heard.up.append(node_id)
 

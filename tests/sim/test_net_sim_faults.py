@@ -40,7 +40,7 @@ def test_messages_arrive_once_and_in_order_in_bad_weather(seed, nat):
     weather = Weather(loss=0.05, duplicates=0.05, delay_s=0.01, jitter_s=0.03)
     network, _, one, two = town(seed, weather, nat=nat)
     assert network.run_until(lambda: one.core.link.is_up and two.core.link.is_up, 30), seed
-    one.core.router.connect(two.node_id, network.now)
+    one.core.connect(two.node_id, network.now)
     one.pump()
     assert network.run_until(lambda: one.has_route(two.node_id), 30), seed
 

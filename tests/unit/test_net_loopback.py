@@ -7,6 +7,7 @@ import pytest
 
 from shem.identity.keys import PrivateKey
 from shem.kernel.caller import Assurance
+from shem.kernel.config import Encryption
 from shem.kernel.errors import NotFound, ShemError
 from shem.kernel.ids import NodeId
 from shem.kernel.world import SystemRng, World
@@ -34,46 +35,52 @@ class Inbox:
             return await self.messages.get()
 
 
-def new_net(relay, key=None, bind=LOOPBACK):
-    return Net(World(), [key or PrivateKey.generate(SystemRng())], bind, relay)
+def new_net(relay, key=None, bind=LOOPBACK, **settings):
+    return Net(World(), [key or PrivateKey.generate(SystemRng())], bind, relay, **settings)
 
 
 @asynccontextmanager
-async def two_nets():
+async def two_nets(**settings):
     async with AsyncExitStack() as stack:
         relay = await stack.enter_async_context(Relay(World(), LOOPBACK, difficulty=EASY))
-        nets = [await stack.enter_async_context(new_net(relay.address)) for _ in range(2)]
+        nets = [
+            await stack.enter_async_context(new_net(relay.address, **settings)) for _ in range(2)
+        ]
         for net in nets:
             await net.wait_online(5)
         yield relay, *nets
 
 
 @pytest.mark.parametrize("channel", list(Channel))
-async def test_message_and_reply_over_a_direct_session(channel):
-    async with two_nets() as (_, one, two):
+@pytest.mark.parametrize("encryption", list(Encryption))
+async def test_message_and_reply_over_a_direct_session(channel, encryption):
+    async with two_nets(encryption=encryption) as (_, one, two):
         inbox_one, inbox_two = Inbox(one), Inbox(two)
 
         await one.send(two.default_id, channel, b"ping", timeout_s=5)
         peer, heard_on, message = await inbox_two.next()
 
         assert (peer.node_id, heard_on, message) == (one.default_id, channel, b"ping")
-        assert peer.assurance is Assurance.PROVEN
+        is_off = encryption is Encryption.OFF
+        assert peer.assurance is (Assurance.PROVEN if is_off else Assurance.ENCRYPTED)
         await two.send(peer.node_id, channel, b"pong", timeout_s=5)
         assert (await inbox_one.next())[1:] == (channel, b"pong")
         assert {row.kind for row in one.sessions()} == {"relay", "p2p"}
 
 
 @pytest.mark.parametrize("channel", list(Channel))
-async def test_message_and_reply_through_the_relay(channel, monkeypatch):
+@pytest.mark.parametrize("encryption", list(Encryption))
+async def test_message_and_reply_through_the_relay(channel, encryption, monkeypatch):
     monkeypatch.setattr("shem.relay.core._endpoints", lambda _: ())  # nobody is public
-    async with two_nets() as (_, one, two):
+    async with two_nets(encryption=encryption) as (_, one, two):
         inbox_one, inbox_two = Inbox(one), Inbox(two)
 
         await one.send(two.default_id, channel, b"ping", timeout_s=5)
         peer, heard_on, message = await inbox_two.next()
 
         assert (peer.node_id, heard_on, message) == (one.default_id, channel, b"ping")
-        assert peer.assurance is Assurance.VOUCHED
+        is_off = encryption is Encryption.OFF
+        assert peer.assurance is (Assurance.VOUCHED if is_off else Assurance.ENCRYPTED)
         await two.send(peer.node_id, channel, b"pong", timeout_s=5)
         assert (await inbox_one.next())[1:] == (channel, b"pong")
         assert {row.kind for row in one.sessions()} == {"relay"}

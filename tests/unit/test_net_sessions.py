@@ -4,6 +4,7 @@ import pytest
 
 from shem.identity.proof import prove, sign_solution
 from shem.kernel.caller import Assurance
+from shem.kernel.config import Encryption
 from shem.kernel.ids import node_id_to_bytes
 from shem.net import outputs as out
 from shem.net.acceptor import HALF_OPEN_MAX, PEER_DIFFICULTY_MAX
@@ -98,7 +99,7 @@ def network():
 @pytest.fixture
 def node(network):
     SimRelay(network)
-    started = SimNode(network, new_key(network), host(1))
+    started = SimNode(network, new_key(network), host(1), encryption=Encryption.OFF)
     assert network.run_until(lambda: started.core.link.is_up, 5)
     return started
 
@@ -548,7 +549,7 @@ def test_shutdown_says_goodbye_to_everybody(node, peer, network):
 
 def test_relay_is_tried_again_with_growing_pauses_of_at_most_ten_seconds(network):
     relay = Script(network, RELAY)
-    SimNode(network, new_key(network), host(1))
+    SimNode(network, new_key(network), host(1), encryption=Encryption.OFF)
     network.run_for(120)
 
     greetings = relay.packets(r.Session)

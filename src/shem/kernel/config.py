@@ -8,6 +8,7 @@ that names the variable.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -21,6 +22,17 @@ DEFAULT_BIND_URL: Final = "udp://0.0.0.0:11500"
 DEFAULT_RELAY_LISTEN: Final = "0.0.0.0:7477"
 DEFAULT_RELAY_PORT: Final = 7477
 DEFAULT_DATADIR: Final = "~/.local/share/shem"
+
+
+class Encryption(StrEnum):
+    """How a node deals with peers that do not speak encrypted (docs/protocol/encryption.md §5)."""
+
+    REQUIRED = "required"
+    """It does not deal with them."""
+    PREFERRED = "preferred"
+    """In the clear, unless they once spoke encrypted."""
+    OFF = "off"
+    """All in the clear, as yagna does it."""
 
 
 def setting(name: str, *aliases: str, env: Mapping[str, str] | None = None) -> str | None:
@@ -76,6 +88,7 @@ class NodeConfig:
     gsb_url: str = DEFAULT_GSB_URL
     bind_url: str = DEFAULT_BIND_URL
     relay_host: str | None = None
+    net_encryption: Encryption = Encryption.PREFERRED
     database_url: str | None = None
     autoconf_appkey: str | None = None
     autoconf_id_secret: str | None = None
@@ -114,12 +127,18 @@ def load_node_config(
         max_rest_timeout_s = float(timeout)
     except ValueError as error:
         raise UsageError(f"MAX_REST_TIMEOUT {timeout!r} is not a number of seconds") from error
+    encryption = pick(None, "NET_ENCRYPTION") or Encryption.PREFERRED
+    if encryption not in set(Encryption):
+        raise UsageError(
+            f"SHEM_NET_ENCRYPTION {encryption!r} is not one of {', '.join(Encryption)}"
+        )
     return NodeConfig(
         datadir=Path(chosen).expanduser().absolute(),
         api_url=pick(api_url, "API_URL", "YAGNA_API_URL") or DEFAULT_API_URL,
         gsb_url=pick(gsb_url, "GSB_URL", "GSB_URL") or DEFAULT_GSB_URL,
         bind_url=pick(None, "NET_BIND_URL", "YA_NET_BIND_URL") or DEFAULT_BIND_URL,
         relay_host=pick(None, "NET_RELAY_HOST", "YA_NET_RELAY_HOST"),
+        net_encryption=Encryption(encryption),
         database_url=pick(None, "DATABASE_URL"),
         autoconf_appkey=pick(None, "AUTOCONF_APPKEY", "YAGNA_AUTOCONF_APPKEY"),
         autoconf_id_secret=pick(None, "AUTOCONF_ID_SECRET", "YAGNA_AUTOCONF_ID_SECRET"),

@@ -26,6 +26,8 @@ class StreamAssurance:
 
     def of(self, peer: Peer, packet: bytes) -> Peer:
         """Return the peer as what this IPv6 packet's connection proves it to be."""
+        if peer.assurance is Assurance.ENCRYPTED:
+            return peer  # a stream is encrypted as a whole or not at all
         ports = packet[_PORTS]
         relayed = self._relayed.get(peer.node_id)
         if peer.assurance is Assurance.VOUCHED:

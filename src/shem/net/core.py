@@ -4,7 +4,8 @@
 `dialler` and `acceptor` (handshakes), `router` (routes), `session` (what is established), `post`
 (the way out). This module only tells them what arrived. Rules:
 
-* sessions are found by source address, and their id must match: nothing else authenticates them;
+* sessions are found by source address, and their id must match; of a peer with an encrypted channel
+  only what comes through the channel is believed, control packets included (`secure.layer`);
 * who a peer is follows from signatures alone; what the relay says about nodes is vouched for;
 * Disconnected is obeyed from the session it names, and a mere hint from everybody else.
 """
@@ -16,6 +17,7 @@ import structlog
 
 from shem.identity.keys import PrivateKey
 from shem.kernel.caller import Assurance
+from shem.kernel.config import Encryption
 from shem.kernel.errors import PeerError, UsageError
 from shem.kernel.ids import NodeId, node_id_from_bytes
 from shem.kernel.rates import RateLimit
@@ -27,17 +29,24 @@ from shem.net.outputs import (
     DeliverPacket,
     NeighboursFound,
     Output,
+    RouteFailed,
+    RouteUp,
+    SendDatagram,
 )
 from shem.net.post import Post
 from shem.net.registry import read_endpoints, read_node
 from shem.net.relay_link import RegisterUs, RelayLink
 from shem.net.requests import ASK, IDLE_PING, LATENCY_PING, Answer, Unanswered
 from shem.net.router import LookUp, Reverse, Router
+from shem.net.secure.guard import HINT_BURST, HINT_RATE_PER_S, SessionGuard
+from shem.net.secure.layer import Opened, Secure
+from shem.net.secure.packets import Kind as Sealed
+from shem.net.secure.pins import Pins
 from shem.net.session import CheckAlive, MeasureLatency, Session
 from shem.net.slots import SlotQuestions, WhoIs
 from shem.net.types import Peer
 from shem.wire import relay as r
-from shem.wire.forward import Forward, Kind, decode_forward, kind_of
+from shem.wire.forward import STREAM, UNRELIABLE, Forward, Kind, decode_forward, kind_of
 from shem.wire.relay_codec import decode_packet
 
 WATCH_INTERVAL_S: Final = 0.5
@@ -49,9 +58,6 @@ CROSSING_S: Final = 2.0
 STRANGER_RATE_PER_S: Final = 20.0
 """Answers per source address to those with whom we have no session."""
 STRANGER_BURST: Final = 40.0
-HINT_RATE_PER_S: Final = 0.5
-HINT_BURST: Final = 2.0
-"""Unauthenticated hints followed per node."""
 DIAL_BACK_RATE_PER_S: Final = 20.0
 DIAL_BACK_BURST: Final = 100.0
 
@@ -72,7 +78,10 @@ class NodeCore:
         *,
         relay: Address | None,
         own_addresses: frozenset[Address] = frozenset(),
+        encryption: Encryption = Encryption.PREFERRED,
+        pins: Pins | None = None,
     ) -> None:
+        self._now = 0.0
         self._own_id = keys[0].node_id
         self._post = Post(rng)
         self._dialler = Dialler(self._post, keys)
@@ -86,6 +95,15 @@ class NodeCore:
             own_ids=frozenset(key.node_id for key in keys),
             own_addresses=own_addresses,
         )
+        self._secure = Secure(
+            rng,
+            keys,
+            way=self.router,
+            registry=self.router.registry,
+            policy=encryption,
+            pins=pins,
+        )
+        self._guard = SessionGuard(self._post, self.router, self._dialler, self._secure)
         self._slots = SlotQuestions(self._post)
         self._last_public: Address | None = None
         self._next_watch = 0.0
@@ -106,11 +124,12 @@ class NodeCore:
 
     def start(self, now: float, relay: Address | None = None) -> None:
         """Begin; also when the relay's address has become known."""
-        self._next_watch = now
+        self._next_watch = self._now = now
         self.link.start(now, relay)
 
     def receive(self, data: bytes, source: Address, now: float) -> None:
         """Take a datagram; what is malformed is dropped with a debug line."""
+        self._now = now
         try:
             match kind_of(data):
                 case Kind.FORWARD:
@@ -121,8 +140,25 @@ class NodeCore:
             log.debug("datagram.refused", source=source, reason=error.message)
 
     def send(self, node_id: NodeId, flags: int, payload: bytes, now: float) -> None:
-        """Send a Forward; without a route it is held while one is searched."""
-        self.router.send(node_id, flags.to_bytes(2, "big") + payload, now)
+        """Send a packet; it is held while a route is searched and a channel made."""
+        self._now = now
+        kind = Sealed.UNRELIABLE if flags & UNRELIABLE else Sealed.STREAM
+        self._secure.send(self.router.registry.default_of(node_id), kind, payload, now)
+
+    def connect(self, node_id: NodeId, now: float) -> None:
+        """Make a route, and a channel where the peer can; answered by RouteUp or RouteFailed."""
+        self._now = now
+        self._secure.connect(node_id, now)
+
+    def is_ready(self, node_id: NodeId, now: float) -> bool:
+        """Tell whether packets to this identity leave at once, and to nobody else."""
+        default = self.router.registry.default_of(node_id)
+        if self.router.route_of(default) is None or not self._secure.is_ready(default, now):
+            return False
+        proven = self._secure.identities_of(default, now)
+        if proven is None and (session := self.router.sessions.find(default)) and session.peer:
+            proven = session.peer.identities
+        return proven is None or node_id in proven
 
     def find_neighbours(self, count: int, now: float) -> None:
         """Ask the relay; answered by `NeighboursFound`."""
@@ -143,17 +179,31 @@ class NodeCore:
         """Drop the route to a node; the next packet searches one."""
         default = self.router.registry.default_of(node_id)
         if session := self.router.sessions.find(default):
-            self.router.close(session, tell=True)
+            self._guard.close(session, self._now, tell=True)
         self.router.drop_relayed(default)
 
     def shutdown(self) -> None:
         """Say goodbye to everybody."""
         for session in self.router.sessions:
-            self.router.close(session, tell=True)
+            self._guard.close(session, self._now, tell=True)
         self.link.stop()
 
     def outputs(self) -> list[Output]:
-        return self._post.take()
+        """Hand over what is to be done; routes are told once packets can leave on them."""
+        outputs: list[Output] = []
+        while taken := self._post.take():
+            for output in taken:
+                match output:
+                    case RouteUp(node_id):
+                        self._secure.on_route_up(node_id, self._now)
+                    case RouteFailed(node_id, reason):
+                        self._secure.on_route_failed(node_id, reason)
+                    case SendDatagram():
+                        outputs.append(self._guard.sealed(output, self._now))
+                    case _:
+                        outputs.append(output)
+            outputs += self._secure.outputs()
+        return outputs + self._secure.outputs()
 
     def next_deadline(self) -> float:
         times = (
@@ -163,16 +213,19 @@ class NodeCore:
             self._dialler.next_deadline(),
             self.link.next_deadline(),
             self.router.next_deadline(),
+            self._secure.next_deadline(),
         )
         return min(t for t in times if t is not None)
 
     def tick(self, now: float) -> None:
+        self._now = now
         self._post.tick(now)
         for failed in self._post.requests.tick(now):
             self._on_unanswered(failed, now)
         self._dialler.tick(now)
         self.link.tick(now)
         self.router.tick(now)
+        self._secure.tick(now)
         if self._next_watch <= now:
             self._next_watch = now + WATCH_INTERVAL_S
             self._watch(now)
@@ -182,15 +235,35 @@ class NodeCore:
     def _on_forward(self, forward: Forward, source: Address, now: float) -> None:
         session = self.router.sessions.by_address.get(source)
         if session is not None and session.is_named(forward.session_id):
-            assert session.peer is not None
+            self._on_direct_forward(session, forward, now)
+        elif source == self.link.address:
+            self._on_relayed_forward(forward, now)
+        elif self._dialler.is_dialling(source):
+            pass  # its last handshake message is under way
+        elif self._stranger_limit.allow(source, now):
+            self._post.disconnect(forward.session_id, source)
+
+    def _on_direct_forward(self, session: Session, forward: Forward, now: float) -> None:
+        assert session.peer is not None
+        opened = self._secure.receive(session.peer, forward.flags, forward.payload, now)
+        is_protected = self._guard.protects(session, now)
+        if not is_protected or any(each.is_sealed_by(session.peer) for each in opened):
             session.heard(len(forward.payload), now)
             if not session.may_send:
                 session.resume(self._post, now)  # its Resume got lost
-            self._post.emit(DeliverPacket(session.peer, forward.flags, forward.payload))
-        elif source == self.link.address:
-            self._on_relayed_forward(forward, now)
-        elif self._stranger_limit.allow(source, now):
-            self._post.disconnect(forward.session_id, source)
+        for each in opened:
+            self._deliver(each, session, now)
+
+    def _deliver(self, opened: Opened, session: Session | None, now: float) -> None:
+        match opened.kind:
+            case Sealed.STREAM:
+                self._post.emit(DeliverPacket(opened.peer, STREAM, opened.payload))
+            case Sealed.UNRELIABLE:
+                self._post.emit(DeliverPacket(opened.peer, UNRELIABLE, opened.payload))
+            case Sealed.CONTROL if session is not None and opened.is_sealed_by(session.peer):
+                packet = decode_packet(opened.payload)
+                if packet.session_id == session.session_id:
+                    self._act(packet, session.address, session, now)
 
     def _on_relayed_forward(self, forward: Forward, now: float) -> None:
         session = self.link.session
@@ -207,16 +280,24 @@ class NodeCore:
         if info := self.router.registry.by_slot(forward.slot):
             self.router.on_relayed(info, now)
             peer = Peer(info.node_id, frozenset(info.identities), Assurance.VOUCHED)
-            self._post.emit(DeliverPacket(peer, forward.flags, forward.payload))
+            for opened in self._secure.receive(peer, forward.flags, forward.payload, now):
+                self._deliver(opened, None, now)
 
     # --- control packets
 
     def _on_control(self, packet: r.Packet, size: int, source: Address, now: float) -> None:
         session = self._session_at(source)
-        if session is not None and session.session_id == packet.session_id:
-            session.heard(size, now)
-        else:
+        if session is not None and session.session_id != packet.session_id:
             session = None
+        if session is not None and self._guard.protects(session, now):
+            if not self._guard.admits(packet, session, now):
+                return
+        elif session is not None:
+            session.heard(size, now)
+        self._act(packet, source, session, now)
+
+    def _act(self, packet: r.Packet, source: Address, session: Session | None, now: float) -> None:
+        """Take a control packet that is as good as it gets."""
         match packet.content:
             case r.Request(_, r.Ping()):
                 self._on_ping(packet, source, session, now)
@@ -369,6 +450,7 @@ class NodeCore:
         known = self.router.sessions.by_address.get(established.address)
         return (
             known is not None
+            and not known.is_doubted
             and known.peer == peer
             and known.is_initiator is we_are_smaller
             and not known.is_older_than(CROSSING_S, now)
@@ -388,7 +470,7 @@ class NodeCore:
         """Our own address is another one: peers still send to the old one (spec §6.7)."""
         for session in self.router.sessions:
             assert session.peer is not None
-            self.router.close(session, tell=False)
+            self._guard.close(session, now, tell=False)
             self.router.connect(session.peer.node_id, now)
 
     def _on_pong(self, answer: Answer, packet: r.Packet, now: float) -> None:
@@ -469,4 +551,4 @@ class NodeCore:
                 self.router.on_relay_down(now)
             return
         log.info("session.down", peer=session.peer.node_id, reason=reason)
-        self.router.close(session, tell=tell)
+        self._guard.close(session, now, tell=tell)

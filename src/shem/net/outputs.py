@@ -63,6 +63,13 @@ class RouteShaken:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamsTainted:
+    """The peer's streams began in the clear, and now it speaks encrypted: they must begin anew."""
+
+    node_id: NodeId
+
+
+@dataclass(frozen=True, slots=True)
 class RelayUp:
     """We are registered; None means not reachable from outside."""
 
@@ -100,6 +107,7 @@ Output = (
     | RouteUp
     | RouteFailed
     | RouteShaken
+    | StreamsTainted
     | RelayUp
     | RelayDown
     | NodeFound

@@ -16,6 +16,7 @@ from typing import Final, Self
 import structlog
 
 from shem.identity.keys import PrivateKey
+from shem.kernel.config import Encryption
 from shem.kernel.datagrams import Address, Batch, DatagramSocket, send_once
 from shem.kernel.errors import NotFound, TimedOut, Unreachable, UsageError
 from shem.kernel.ids import ZERO_NODE, NodeId
@@ -26,6 +27,7 @@ from shem.net import streams as st
 from shem.net.assurance import StreamAssurance
 from shem.net.core import NodeCore
 from shem.net.neighbourhood import Neighbourhood
+from shem.net.secure.pins import Pins
 from shem.net.streams import Streams
 from shem.net.types import (
     DATAGRAM_MESSAGE_MAX,
@@ -64,6 +66,9 @@ class Net:
         keys: Sequence[PrivateKey],
         bind: Address,
         relay: Address | None,
+        *,
+        encryption: Encryption = Encryption.PREFERRED,
+        pins: Pins | None = None,
     ) -> None:
         self.default_id = keys[0].node_id
         self._world = world
@@ -71,6 +76,8 @@ class Net:
         self._own_ids = frozenset(key.node_id for key in keys)
         self._bind = bind
         self._relay = relay
+        self._encryption = encryption
+        self._pins = pins
         self._on_message: list[Callable[[Peer, Channel, bytes], None]] = []
         self._on_lost: list[Callable[[NodeId, Channel], None]] = []
         self._on_peer_up: list[Callable[[NodeId], None]] = []
@@ -94,6 +101,8 @@ class Net:
             self._keys,
             relay=None,
             own_addresses=frozenset({self._socket.address}),
+            encryption=self._encryption,
+            pins=self._pins,
         )
         self._streams = Streams(self.default_id, self._world.rng)
         self._core.start(self._now())
@@ -297,6 +306,8 @@ class Net:
                 send_once(data, address)
             case out.RouteShaken(node_id):
                 self._streams.probe(node_id, self._now())
+            case out.StreamsTainted(node_id):
+                self._streams.drop_peer(node_id, self._now(), "encrypted from now on")
             case out.PeerUp(node_id):
                 self._call(self._on_peer_up, node_id)
             case _:
@@ -351,7 +362,7 @@ class Net:
     # --- waiting
 
     async def _ensure_route(self, target: NodeId, timeout_s: float) -> None:
-        if self._core.router.route_of(target):
+        if self._core.is_ready(target, self._now()):
             return
         if target in self._own_ids:
             raise UsageError("a node sends nothing to itself over the net")
@@ -359,7 +370,7 @@ class Net:
             raise Unreachable("too many senders wait for routes")
         waiter: asyncio.Future[None] = self._loop.create_future()
         self._route_waiters.setdefault(target, []).append(waiter)
-        self._core.router.connect(target, self._now())
+        self._core.connect(target, self._now())
         self._pump()
         try:
             async with asyncio.timeout(timeout_s):
@@ -381,7 +392,13 @@ class Net:
                 if waiter.done():
                     continue
                 if isinstance(output, out.RouteUp):
-                    waiter.set_result(None)
+                    if self._core.is_ready(target, self._now()):
+                        waiter.set_result(None)
+                    else:
+                        reason = (
+                            f"{output.node_id} answers for {target}, and does not prove to be it"
+                        )
+                        waiter.set_exception(Unreachable(reason))
                 else:
                     reason = f"{target} cannot be reached: {output.reason}"
                     waiter.set_exception(Unreachable(reason))

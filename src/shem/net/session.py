@@ -54,6 +54,8 @@ class Session:
     may_send: bool = True
     """False until a responder's peer has resumed it, and while it pauses us."""
     unheard_since: float | None = None
+    is_doubted: bool = False
+    """Somebody says that the peer has lost it."""
     ping_s: float | None = None
     received_bytes: int = 0
     sent_bytes: int = 0
@@ -73,6 +75,7 @@ class Session:
     def heard(self, size: int, now: float) -> None:
         self.last_seen = now
         self.unheard_since = None
+        self.is_doubted = False
         self.received_bytes += size
 
     def send_forward(self, post: Post, data: bytes, now: float) -> None:

@@ -12,8 +12,8 @@ from shem.kernel.ids import NodeId
 
 MESSAGE_SIZE_MAX: Final = 32 * 1024 * 1024
 """Longest GSB message accepted from or sent to a peer on a stream channel."""
-DATAGRAM_MESSAGE_MAX: Final = 65_507 - 23 - 4
-"""Longest message for the unreliable channel at all; under 1394 it is not fragmented."""
+DATAGRAM_MESSAGE_MAX: Final = 65_507 - 23 - 30 - 4
+"""Longest message for the unreliable channel at all; under 1364 it is not fragmented."""
 
 
 class Channel(StrEnum):

@@ -80,7 +80,13 @@ async def running_node(
         await identity.start()
 
         keys = identity.keys()
-        net = Net(world, keys, config.bind_address, config.relay_address)
+        net = Net(
+            world,
+            keys,
+            config.bind_address,
+            config.relay_address,
+            encryption=config.net_encryption,
+        )
         bus = Bus()
         node_ids = [key.node_id for key in keys]
         remote = RemoteBus(bus, net, node_ids, rng=world.rng)
@@ -100,7 +106,7 @@ async def running_node(
         net.on_peer_up(activity.peer_alive)
         local = LocalServices(bus, net, identity, stop=stop.set, world=world)
 
-        for part in (net, remote, broadcast, market, activity, local):
+        for part in (net, remote, broadcast, features, market, activity, local):
             await stack.enter_async_context(part)
         scope = await stack.enter_async_context(TaskScope())
         scope.spawn(outbox.run(), "outbox")

@@ -2,9 +2,9 @@
 
     -> e          <- e, ee, s, es          -> s, se
 
-Pure: key pairs come as arguments. A message that cannot be read raises PeerError and changes
-nothing, so that a forged datagram never spoils a handshake under way. Checked against Noise's
-published vectors (`tests/vectors/noise_xx.json`). Spec: docs/protocol/encryption.md §2.
+Pure: key pairs come as arguments. To read a message gives a new state and leaves the old one, so
+that a forged datagram, or one with a bad proof inside, never spoils a handshake under way. Checked
+against Noise's published vectors (`tests/vectors/noise_xx.json`). Spec: encryption.md §2.
 """
 
 import hashlib
@@ -165,17 +165,15 @@ class Handshake:
         self._turn += 1
         return b"".join(parts)
 
-    def read(self, message: bytes) -> bytes:
-        """Return the payload of the next message; PeerError changes nothing."""
+    def read(self, message: bytes) -> tuple[Self, bytes]:
+        """Return the state after the next message, and its payload; this state stays as it is."""
         if self.is_complete or self._is_our_turn or len(message) > MESSAGE_SIZE_MAX:
             raise PeerError("a handshake message comes out of turn")
-        trial = self._copy()
-        payload = trial._take(message)
-        self._symmetric = trial._symmetric
-        self._remote_ephemeral = trial._remote_ephemeral
-        self.remote_static = trial.remote_static
-        self._turn += 1
-        return payload
+        after = copy(self)
+        after._symmetric = copy(self._symmetric)
+        payload = after._take(message)
+        after._turn += 1
+        return after, payload
 
     def split(self) -> tuple[bytes, bytes]:
         """Return our key for sending and our key for receiving."""
@@ -186,11 +184,6 @@ class Handshake:
     @property
     def _is_our_turn(self) -> bool:
         return (self._turn % 2 == 0) is self._is_initiator
-
-    def _copy(self) -> Self:
-        trial = copy(self)
-        trial._symmetric = copy(self._symmetric)
-        return trial
 
     def _take(self, message: bytes) -> bytes:
         state = self._symmetric

@@ -7,8 +7,9 @@ Spec: docs/protocol/net.md §8.4 (RTO bounds, in-flight cap).
 
 from typing import Final
 
-SEGMENT_SIZE: Final = 1336
-"""Payload of a full segment: a multiple of four, unlike the MSS of 1338 (spec §9.1, rule 3)."""
+SEGMENT_SIZE: Final = 1312
+"""Payload of a full segment: below the MSS of 1338 for the 30 bytes of encryption, and a multiple
+of four (spec §9.1, rule 3). A full datagram has 1425 bytes encrypted, 1395 in the clear."""
 
 RTO_INITIAL_S: Final = 1.0
 RTO_MIN_S: Final = 0.3
