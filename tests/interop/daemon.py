@@ -41,6 +41,8 @@ class Daemon(ABC):
     key: PrivateKey = field(default_factory=lambda: PrivateKey.generate(SystemRng()))
     app_key: str = "interop0000app0key"
     extra_env: dict[str, str] = field(default_factory=dict)
+    enter: tuple[str, ...] = ()
+    """What comes before the program, to run it elsewhere."""
     process: asyncio.subprocess.Process | None = None
 
     def __post_init__(self) -> None:
@@ -96,6 +98,7 @@ class Daemon(ABC):
         """Start and wait until its REST server is up, which comes last."""
         with self.log_path.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
+                *self.enter,
                 self.program,
                 *self.run_arguments,
                 env=self.env,
@@ -140,6 +143,7 @@ class Daemon(ABC):
 
     async def _run(self, *arguments: str) -> tuple[int, str, str]:
         command = await asyncio.create_subprocess_exec(
+            *self.enter,
             self.program,
             *arguments,
             env=self.env,

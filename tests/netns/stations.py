@@ -1,0 +1,262 @@
+"""Relay and node daemons, each on a host of its own, reached from the test by REST and bus.
+
+The bus is a unix socket, which every namespace sees; a REST port inside a namespace is reached
+through a `Door`, under the same address as inside.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shem.bus.client import BusClient
+from shem.kernel.config import parse_gsb_url
+from shem.kernel.errors import ShemError
+from shem.rest.client import RestClient
+from tests.interop.daemon import Daemon
+from tests.interop.our_node import OurNode
+from tests.interop.real_yagna import RealYagna
+from tests.netns.internet import Host, Internet
+
+RELAY_PORT = 7477
+NODE_PORT = 11_500
+START_S = 60
+AGAIN_S = 0.02
+PING = "diagnostic/net/GsbRemotePing"
+RELIABLE, UNRELIABLE, TRANSFER = "", "/udp", "/transfer"
+CHANNELS = (RELIABLE, UNRELIABLE, TRANSFER)
+
+
+class Door:
+    """Carries TCP connections to the same port of the loopback device on a host."""
+
+    def __init__(self, host: Host, port: int) -> None:
+        self._host = host
+        self._port = port
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> "Door":
+        self._server = await asyncio.start_server(self._come_in, "127.0.0.1", self._port)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _come_in(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._carry(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inside = self._host.space.open_tcp()
+        try:
+            await asyncio.get_running_loop().sock_connect(inside, ("127.0.0.1", self._port))
+            back, forth = await asyncio.open_connection(sock=inside)
+        except OSError:
+            inside.close()
+            writer.transport.abort()
+            return
+        ways = [asyncio.create_task(_copy(reader, forth)), asyncio.create_task(_copy(back, writer))]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            writer.transport.abort()
+            forth.transport.abort()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+
+
+class _Hosted(Daemon):
+    """A daemon on a host; it is up when its REST server answers."""
+
+    async def is_up(self) -> bool:
+        try:
+            async with RestClient(self.api_url, self.app_key) as rest:
+                await rest.identity.me()
+        except ShemError:
+            return False
+        return True
+
+
+class HostedNode(_Hosted, OurNode):
+    """Our node."""
+
+
+class HostedYagna(_Hosted, RealYagna):
+    """A real yagna. Its host has no way out but to the other hosts."""
+
+
+KINDS: dict[str, type[Daemon]] = {"ours": HostedNode, "yagna": HostedYagna}
+
+
+@dataclass
+class Station:
+    """A node daemon on its host, and the program beside it that uses the bus."""
+
+    host: Host
+    daemon: Daemon
+    bus: BusClient
+    is_ours: bool
+    calls: dict[str, int] = field(default_factory=dict)
+    """How often each slow call was begun, by its name."""
+
+    @property
+    def node_id(self) -> str:
+        return self.daemon.node_id
+
+    def rest(self) -> RestClient:
+        return RestClient(self.daemon.api_url, self.daemon.app_key)
+
+    async def call(
+        self, other: "Station", service: str, body: object, *, channel: str = "", timeout_s: float
+    ) -> object:
+        address = f"{channel}/net/{other.node_id}/{service}"
+        return await self.bus.request(address, body, timeout_s=timeout_s)
+
+    async def ping(self, other: "Station", channel: str = "", timeout_s: float = 10) -> float:
+        started = time.monotonic()
+        await self.call(other, PING, {}, channel=channel, timeout_s=timeout_s)
+        return time.monotonic() - started
+
+    async def reaches(
+        self, other: "Station", channel: str = "", *, within_s: float, patience_s: float = 5.0
+    ) -> float:
+        """Ping until there is an answer; return the seconds that took."""
+        started = time.monotonic()
+        while True:
+            try:
+                await self.ping(other, channel, patience_s)
+                return time.monotonic() - started
+            except ShemError as error:
+                spent = time.monotonic() - started
+                assert spent < within_s, f"{other.host.name} is out of reach: {error.message}"
+                await asyncio.sleep(AGAIN_S)
+
+    async def routes(self) -> set[str]:
+        """Return the kinds of its sessions."""
+        rows = await self.daemon.cli("net", "sessions")
+        return {row["type"] for row in rows}  # type: ignore[attr-defined]
+
+
+@dataclass
+class RelayStation:
+    """Our relay as a process on its host."""
+
+    host: Host
+    directory: Path
+    process: asyncio.subprocess.Process | None = None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return (self.host.address, RELAY_PORT)
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "relay.log"
+
+    async def start(self) -> None:
+        self.directory.mkdir(exist_ok=True)
+        self.log.write_bytes(b"")
+        with self.log.open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                *self.host.space.enter,
+                Path(sys.executable).with_name("shem"),
+                *("relay", "run", "--listen", f"0.0.0.0:{RELAY_PORT}"),
+                *("--state-dir", self.directory),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        async with asyncio.timeout(START_S):
+            while "relay listening" not in self.log.read_text():
+                assert self.process.returncode is None, self.log.read_text()
+                await asyncio.sleep(0.02)
+
+    async def kill(self) -> None:
+        if self.process is not None and self.process.returncode is None:
+            self.process.kill()
+            await self.process.wait()
+
+
+@dataclass
+class Region:
+    """A relay and the stations around it."""
+
+    net: Internet
+    relay: RelayStation
+    directory: Path
+    stack: contextlib.AsyncExitStack
+    stations: list[Station] = field(default_factory=list)
+
+    async def station(
+        self, kind: str, name: str, *, behind_nat: bool = False, env: dict[str, str] | None = None
+    ) -> Station:
+        """Start a daemon (`ours` or `yagna`) on a new host."""
+        host = self.net.host(name, behind_nat=behind_nat)
+        daemon = KINDS[kind](
+            self.directory / name,
+            self.relay.address,
+            extra_env={"SHEM_LOG_LEVEL": os.environ.get("SHEM_LOG_LEVEL", "info"), **(env or {})},
+            enter=host.space.enter,
+        )
+        daemon.bind = ("0.0.0.0", NODE_PORT)
+        await self.stack.enter_async_context(Door(host, daemon.api_port))
+        self.stack.push_async_callback(daemon.kill)
+        await daemon.start()
+        bus = await self.stack.enter_async_context(BusClient(parse_gsb_url(daemon.gsb_url)))
+        station = Station(host, daemon, bus, is_ours=kind == "ours")
+        self.stations.append(station)
+        return station
+
+
+@asynccontextmanager
+async def region(net: Internet, directory: Path) -> AsyncIterator[Region]:
+    """Have a relay on a host; daemons' logs are printed when the block fails."""
+    async with contextlib.AsyncExitStack() as stack:
+        relay = RelayStation(net.host("relay"), directory / "relay")
+        stack.push_async_callback(relay.kill)
+        await relay.start()
+        made = Region(net, relay, directory, stack)
+        try:
+            yield made
+        except BaseException:
+            for station in made.stations:
+                print(f"--- {station.host.name}\n{station.daemon.log[-6000:]}")  # noqa: T201
+            print(f"--- relay\n{relay.log.read_text()[-3000:]}")  # noqa: T201
+            raise
+
+
+async def until(question: Callable[[], Awaitable[bool]], within_s: float) -> float:
+    """Ask until the answer is yes; return the seconds that took."""
+    started = time.monotonic()
+    while not await question():
+        assert time.monotonic() - started < within_s, "it did not come to that in time"
+        await asyncio.sleep(AGAIN_S)
+    return time.monotonic() - started
+
+
+def freeze(daemon: Daemon) -> None:
+    """Stop a process without ending it."""
+    assert daemon.process is not None
+    daemon.process.send_signal(signal.SIGSTOP)
+
+
+def thaw(daemon: Daemon) -> None:
+    assert daemon.process is not None
+    daemon.process.send_signal(signal.SIGCONT)
