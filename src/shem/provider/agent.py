@@ -101,7 +101,7 @@ class Agent:
         await activities.resume()
         await agreements.resume()
         for descriptor in self._descriptors:
-            negotiator = await self._negotiator(descriptor, node_id, agreements, records, scope)
+            negotiator = await self._negotiator(descriptor, node_id, agreements, records)
             self._negotiators.append(negotiator)
             scope.spawn(negotiator.run(), f"offer {descriptor.name}")
         scope.spawn(agreements.watch(), "agreements")
@@ -128,7 +128,6 @@ class Agent:
         node_id: str,
         agreements: Agreements,
         records: Records,
-        scope: TaskScope,
     ) -> Negotiator:
         status = await until_answered("net status", self._client.net.status, self._world)
         offer = build_offer(
@@ -154,7 +153,6 @@ class Agent:
             records=records,
             client=self._client,
             world=self._world,
-            scope=scope,
         )
 
     async def _follow_activities(

@@ -86,7 +86,7 @@ class Agreements:
                 self._scope.spawn(self._check(record.agreement_id), "check agreement")
 
     async def approve(self, agreement: Agreement) -> None:
-        """Approve an agreement that the rules accepted."""
+        """Approve an agreement that the rules accepted; returns when that is written down."""
         agreement_id = agreement.agreement_id
         expires_ms = int(agreement.demand.properties[EXPIRATION])
         try:
@@ -101,7 +101,7 @@ class Agreements:
         finally:
             self._reserved.discard(agreement_id)
         if record.state is AgreementState.APPROVING:
-            await self._approve(agreement_id)
+            self._scope.spawn(self._approve(agreement_id), f"approve {agreement_id}")
 
     def in_force(self, agreement_id: str) -> AgreementRecord | None:
         """Return an agreement under which an activity may be created."""

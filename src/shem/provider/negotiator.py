@@ -1,7 +1,9 @@
 """One offer: published, kept published, and negotiated (docs/protocol/provider-agent.md §4, §5).
 
-The rules decide; this loop only asks and answers. An offer survives restarts of agent and node: the
-same text is not published twice, and one that the node no longer knows is published again.
+The rules decide; this loop only asks and answers. A poll acknowledges the events of the one before
+it, so all of them are answered, or written down, first: what dies with the agent is told again. An
+offer survives restarts of agent and node: the same text is not published twice, and one that the
+node no longer knows is published again.
 """
 
 import asyncio
@@ -12,7 +14,6 @@ from typing import Final
 import structlog
 
 from shem.kernel.errors import ShemError
-from shem.kernel.tasks import TaskScope
 from shem.kernel.world import World
 from shem.provider.agreements import Agreements
 from shem.provider.offer import OfferText
@@ -25,7 +26,6 @@ from shem.rest.models import AgreementEvent, NegotiationEvent, ProposalEvent
 
 EVENTS_TIMEOUT_S: Final = 20.0
 EVENTS_MAX: Final = 5
-ANSWERS_AT_ONCE_MAX: Final = 16
 ANSWER_WITHIN_S: Final = 30.0
 WITHDRAW_TIMEOUT_S: Final = 2.0
 UNFINISHED: Final = "Negotiations aren't finished."
@@ -47,7 +47,6 @@ class Negotiator:
         records: Records,
         client: RestClient,
         world: World,
-        scope: TaskScope,
     ) -> None:
         self._name = name
         self._offer = offer
@@ -56,8 +55,6 @@ class Negotiator:
         self._records = records
         self._client = client
         self._world = world
-        self._scope = scope
-        self._answering = asyncio.Semaphore(ANSWERS_AT_ONCE_MAX)
         self._subscription: str | None = None
         self._withdrawn = False
 
@@ -81,9 +78,9 @@ class Negotiator:
                 await back_off.wait()
                 continue
             back_off.reset()
-            for event in events:
-                await self._answering.acquire()
-                self._scope.spawn(self._answer(self._subscription, event), "answer")
+            async with asyncio.TaskGroup() as answers:
+                for event in events:
+                    answers.create_task(self._answer(self._subscription, event))
 
     async def withdraw(self) -> None:
         """Take the offer back, if that is quickly done; otherwise it expires by itself."""
@@ -130,8 +127,6 @@ class Negotiator:
                 await self._answer_agreement(event)
         except ShemError as error:
             log.info("negotiation.not_answered", offer=self._name, reason=str(error))
-        finally:
-            self._answering.release()
 
     async def _answer_proposal(self, subscription: str, event: ProposalEvent) -> None:
         proposal = event.proposal
@@ -167,6 +162,8 @@ class Negotiator:
 
     async def _answer_agreement(self, event: AgreementEvent) -> None:
         agreement = event.agreement
+        if self._agreements.in_force(agreement.agreement_id) is not None:
+            return  # told again after a restart, and taken up again already
         verdict = negotiate(
             Negotiation(
                 demand=agreement.demand.properties,

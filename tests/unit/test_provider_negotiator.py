@@ -1,0 +1,150 @@
+"""The agent's event loop: an event is acknowledged by the next poll, so nothing may be lost by it.
+
+The node's REST API is scripted, the agent's store is slow, and everything else is the real thing.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from shem.kernel.ids import NodeId
+from shem.kernel.tasks import TaskScope
+from shem.kernel.world import World
+from shem.provider.activities import Activities
+from shem.provider.agreements import Agreements
+from shem.provider.config import ProviderConfig
+from shem.provider.negotiator import Negotiator
+from shem.provider.offer import OfferText
+from shem.provider.records import Records
+from shem.provider.rules import Limits
+from shem.rest.client import RestClient
+from shem.store.committer import InlineCommitter
+from shem.store.sqlite import SqliteStore
+from tests.rented import MARKET, PROVIDER, agreement, proposal
+from tests.scripted_node import APP_KEY, LOST, Answer, Call, ScriptedNode, ok, scripted_node
+
+EVENTS = f"{MARKET}/offers/sub/events"
+SLOW_S = 0.1
+PLATFORM = "erc20-hoodi-tglm"
+LIMITS = Limits(platforms=(PLATFORM,), agreements_max=9, expiration_min_s=300, expiration_max_s=1e9)
+TERMS: dict[str, Any] = {"golem.runtime.name": "wasmtime"}
+DEMAND: dict[str, Any] = {
+    "golem.com.payment.chosen-platform": PLATFORM,
+    "golem.srv.comp.expiration": int(time.time() + 3_600) * 1_000,
+}
+
+
+@pytest.fixture
+async def node() -> AsyncIterator[ScriptedNode]:
+    async with scripted_node() as scripted:
+        scripted.answer("GET", f"{MARKET}/offers", ok([]))
+        scripted.answer("POST", f"{MARKET}/offers", Answer(201, "sub"))
+        yield scripted
+
+
+@asynccontextmanager
+async def negotiating(node: ScriptedNode, path: Path) -> AsyncIterator[None]:
+    """Run a negotiator on a store whose commits take their time."""
+    world = World()
+    store = SqliteStore(path, world, committer=InlineCommitter(lambda: SLOW_S), migrations="agent")
+    await store.open()
+    records = Records(store, world, NodeId(PROVIDER))
+    config = ProviderConfig(app_key=APP_KEY, data_dir=path.parent)
+    async with RestClient(node.url, APP_KEY) as client, TaskScope() as scope:
+        activities = Activities(
+            config=config, descriptors=[], records=records, client=client, world=world, scope=scope
+        )
+        agreements = Agreements(
+            config=config,
+            records=records,
+            activities=activities,
+            client=client,
+            session_id="s",
+            world=world,
+            scope=scope,
+        )
+        negotiator = Negotiator(
+            name="wasmtime",
+            offer=OfferText(TERMS, "()"),
+            limits=LIMITS,
+            agreements=agreements,
+            records=records,
+            client=client,
+            world=world,
+        )
+        scope.spawn(negotiator.run(), "negotiator")
+        yield
+    await store.close()
+
+
+def written_down(path: Path) -> list[str]:
+    """Read, as another process would, which agreements the agent would find after a crash."""
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    rows = connection.execute("SELECT agreement_id FROM agent_agreement").fetchall()
+    connection.close()
+    return [str(row[0]) for row in rows]
+
+
+def agreement_event() -> dict[str, Any]:
+    offered = agreement("Pending")
+    offered["demand"]["properties"] = DEMAND
+    offered["offer"]["properties"] = TERMS
+    return {
+        "eventType": "AgreementEvent",
+        "eventDate": "2026-11-23T20:09:07Z",
+        "agreement": offered,
+    }
+
+
+async def polls(node: ScriptedNode, count: int) -> None:
+    """Return when the agent has polled so often."""
+    async with asyncio.timeout(10):
+        while node.count("GET", EVENTS) < count:  # noqa: ASYNC110 - a scripted node has no events
+            await asyncio.sleep(0.01)
+
+
+async def test_an_agreement_is_written_down_before_the_poll_that_acknowledges_it(
+    node: ScriptedNode, tmp_path: Path
+) -> None:
+    path = tmp_path / "agent.db"
+    found: list[list[str]] = []
+
+    def next_poll(_: Call) -> Answer:
+        found.append(written_down(path))
+        return Answer(408, {"message": "Timeout"})
+
+    node.answer("GET", EVENTS, ok([agreement_event()]), next_poll)
+    node.answer("POST", f"{MARKET}/agreements/*/approve", LOST)
+    node.answer("GET", f"{MARKET}/agreements/*", ok(agreement("Pending")))
+
+    async with negotiating(node, path):
+        await polls(node, 2)
+
+    assert len(found[0]) == 1
+
+
+async def test_a_proposal_is_answered_before_the_poll_that_acknowledges_it(
+    node: ScriptedNode, tmp_path: Path
+) -> None:
+    countered: list[int] = []
+    path = f"{MARKET}/offers/sub/proposals/*"
+
+    def next_poll(_: Call) -> Answer:
+        countered.append(node.count("POST", path))
+        return Answer(408, {"message": "Timeout"})
+
+    event = proposal("p1")
+    event["proposal"]["properties"] = DEMAND
+    node.answer("GET", EVENTS, ok([event]), next_poll)
+    node.answer("POST", path, LOST, ok("p2"))
+
+    async with negotiating(node, tmp_path / "agent.db"):
+        await polls(node, 2)
+
+    assert countered[0] == 2
