@@ -201,11 +201,11 @@ def test_a_packet_that_is_no_segment_of_the_peer_is_dropped(packet):
 @pytest.mark.parametrize(
     ("fields", "answer"),
     [
-        ({"flags": tcp.ACK, "ack": 77}, (77, 0, tcp.RST)),
-        ({"flags": tcp.PSH | tcp.ACK, "ack": 78, "payload": b"data"}, (78, 0, tcp.RST)),
+        ({"flags": tcp.ACK, "ack": 77}, (77, 100, tcp.RST | tcp.ACK)),
+        ({"flags": tcp.PSH | tcp.ACK, "ack": 78, "payload": b"data"}, (78, 104, tcp.RST | tcp.ACK)),
         ({"flags": tcp.SYN, "destination_port": 3}, (0, 101, tcp.RST | tcp.ACK)),
         ({"flags": tcp.FIN, "payload": b"ab"}, (0, 103, tcp.RST | tcp.ACK)),
-        ({"flags": tcp.SYN | tcp.ACK, "ack": 79}, (79, 0, tcp.RST)),
+        ({"flags": tcp.SYN | tcp.ACK, "ack": 79}, (79, 101, tcp.RST | tcp.ACK)),
     ],
 )
 def test_a_segment_of_no_connection_is_answered_with_rst(fields, answer):
@@ -371,7 +371,7 @@ def test_an_answer_for_an_older_connection_on_the_same_ports_is_reset():
     streams.receive(NODES[1], segment(**ports, flags=tcp.ACK, ack=stale), 0.1)
 
     [reset] = packets(streams)
-    assert (reset.flags, reset.seq) == (tcp.RST, stale)
+    assert (reset.flags, reset.seq) == (tcp.RST | tcp.ACK, stale)
     assert [s.state for s in streams.sockets() if s.remote] == ["SynSent"]
 
 

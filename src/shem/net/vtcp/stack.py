@@ -215,18 +215,17 @@ class Stack:
     def _refuse(self, peer: NodeId, segment: Segment) -> None:
         if segment.flags & RST:
             return
-        seq, ack, flags = segment.ack, 0, RST
-        if not segment.flags & ACK:
-            size = len(segment.payload) + bool(segment.flags & SYN) + bool(segment.flags & FIN)
-            seq, ack, flags = 0, (segment.seq + size) % _SEQ_SPACE, RST | ACK
+        size = len(segment.payload) + bool(segment.flags & SYN) + bool(segment.flags & FIN)
+        # Without an ACK it would be taken by yagna's listener on that port, and have no effect.
+        seq = segment.ack if segment.flags & ACK else 0
         answer = Segment(
             self.address,
             segment.source,
             segment.destination_port,
             segment.source_port,
             seq,
-            ack,
-            flags,
+            (segment.seq + size) % _SEQ_SPACE,
+            RST | ACK,
             0,
         )
         self._refused.append((peer, encode_segment(answer)))
