@@ -45,6 +45,8 @@ class Load:
         """Agreements whose creation was acknowledged."""
         self.confirmed: set[str] = set()
         """Agreements of which the provider's node has told that it has them."""
+        self.asks = 0.5
+        """How often what got no answer is asked for, and not said again."""
         self.stopped = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -125,10 +127,10 @@ class Load:
             if self.stopped.is_set() and facts.told is None:
                 return
             await asyncio.sleep(AWAY_PAUSE_S)
-            if self.rng.random() < 0.5:
-                await self.send(who, facts)
-            else:
+            if self.rng.random() < self.asks:
                 await self.read_list(who, facts.activity_id)
+            else:
+                await self.send(who, facts)
 
     async def send(self, who: str, facts: Facts) -> Call:
         post = self.rest.activity.exec(

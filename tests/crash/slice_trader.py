@@ -125,6 +125,8 @@ class Trader:
             WHO, "wait", lambda: wait(deal.agreement_id, timeout_s=3), within_s=APPROVED_WITHIN_S
         )
         deal.approved = waited.ok
+        if deal.confirmed and not deal.approved:
+            load.history.wrong(f"agreement {deal.agreement_id}: confirmed, and never approved")
         return deal
 
     async def _confirm(self, deal: Deal) -> None:

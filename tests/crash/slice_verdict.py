@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from shem.devnet.compose import Devnet
+from shem.exeunit.journal import decode_records
 from shem.rest.client import RestClient
 from shem.rest.errors import ApiError
 from shem.rest.models import AgreementOperationEvent, ExeScriptCommandResult, ProviderEvent
@@ -49,6 +50,7 @@ class Verdict:
         for reader in self.readers:
             await self._agreement_events(reader, deals)
         await self._activity_events(deals)
+        self._journals()
         self._logs()
 
     # ---- batches -------------------------------------------------------------------------------
@@ -211,6 +213,19 @@ class Verdict:
         missing = [d.activity_id for d in deals if d.activity_id and not created[d.activity_id]]
         if missing:
             self.wrong(f"no CreateActivity event of {missing}")
+
+    def _journals(self) -> None:
+        """No ExeUnit accepted a batch twice, or noted two results of one command."""
+        for path in self.net.directory.glob("agent/data/exe-unit/work/*/*/journal"):
+            records, _ = decode_records(path.read_bytes())
+            noted = Counter(
+                (record["kind"], record["batch"], record.get("index"))
+                for record in records
+                if record["kind"] in ("accepted", "result")
+            )
+            twice = [what for what, count in noted.items() if count > 1]
+            if twice:
+                self.wrong(f"twice in {path}: {twice}")
 
     def _logs(self) -> None:
         for path in self.net.directory.rglob("*.log"):

@@ -8,6 +8,7 @@ on, and in the end everything is judged as after the random kills.
 import asyncio
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -24,26 +25,38 @@ COMMITS_MAX = {"requestor": 24, "provider": 34, "agent": 10}
 """About as many commits as each makes in a deal (usage reports included at the provider)."""
 SAMPLE = int(os.environ.get("SHEM_CRASH_COMMITS", "4"))
 """How many commits of each process are tried; a large number tries them all."""
-POINTS: dict[str, tuple[str, ...]] = {
-    "requestor": (
-        "market.confirmed_before_saved",
-        "create.intent_committed",
-        "create.answered",
-        "exec.intent_committed",
-        "exec.answered",
-        "destroy.posted",
-        "destroy.answered",
-        "outbox.delivered_before_settled",
-    ),
-    "provider": ("create.committed", "outbox.delivered_before_settled"),
-    "agent": ("agent.activity_recorded", "agent.exeunit_started", "agent.stop_recorded"),
-    "exe-unit": (
-        "exeunit.batch_accepted",
-        "exeunit.command_done",
-        "exeunit.command_done@4",
-        "exeunit.result_durable@4",
-    ),
-}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Who dies where; how often the client asks and does not repeat; what its batch comes to."""
+
+    victim: str
+    point: str
+    asks: float = 0.5
+    told: str | None = "accepted"
+
+
+CASES = (
+    Case("requestor", "market.confirmed_before_saved"),
+    Case("requestor", "create.intent_committed"),
+    Case("requestor", "create.answered"),
+    Case("requestor", "exec.intent_committed", asks=1.0, told="never"),
+    Case("requestor", "exec.intent_committed", asks=0.0),
+    Case("requestor", "exec.answered"),
+    Case("requestor", "destroy.posted"),
+    Case("requestor", "destroy.answered"),
+    Case("requestor", "outbox.delivered_before_settled"),
+    Case("provider", "create.committed"),
+    Case("provider", "outbox.delivered_before_settled"),
+    Case("agent", "agent.activity_recorded"),
+    Case("agent", "agent.exeunit_started"),
+    Case("agent", "agent.stop_recorded"),
+    Case("exe-unit", "exeunit.batch_accepted"),
+    Case("exe-unit", "exeunit.command_done"),
+    Case("exe-unit", "exeunit.command_done@4"),
+    Case("exe-unit", "exeunit.result_durable@4"),
+)
 DIES_WITHIN_S = 30.0
 ENDS_WITHIN_S = 60.0
 
@@ -56,8 +69,7 @@ def in_source() -> set[str]:
 
 
 def driven() -> set[str]:
-    named = {point.partition("@")[0] for points in POINTS.values() for point in points}
-    return named | set(COMMITS)
+    return {case.point.partition("@")[0] for case in CASES} | set(COMMITS)
 
 
 def test_every_point_in_the_source_is_driven_and_documented() -> None:
@@ -71,47 +83,44 @@ def test_every_point_in_the_source_is_driven_and_documented() -> None:
 async def test_killed_at_each_named_point_a_deal_goes_on(short_dir: Path) -> None:
     async with siege(short_dir, loaded=False) as under:
         under.trader.destroys = 1.0
-        for victim, points in POINTS.items():
-            for point in points:
-                passed = await deal_with(under, victim, point)
-                if not passed:
-                    under.load.history.wrong(f"{victim} did not pass {point}")
+        for case in CASES:
+            if not await deal_with(under, case):
+                under.load.history.wrong(f"{case.victim} did not pass {case.point}")
         await under.settle()
 
-    under.require_unbroken(sum(map(len, POINTS.values())))
+    under.require_unbroken(len(CASES))
 
 
 @pytest.mark.timeout(1_800 if SAMPLE > 10 else 300)
 async def test_killed_around_any_commit_a_deal_goes_on(short_dir: Path) -> None:
     async with siege(short_dir, loaded=False) as under:
-        cases = [
-            (victim, f"{point}@{number}")
-            for victim, most in COMMITS_MAX.items()
-            for point, number in chosen_commits(under, most)
-        ]
-        for victim, point in cases:
-            await deal_with(under, victim, point)
+        cases = [case for victim in COMMITS_MAX for case in chosen_commits(under, victim)]
+        for case in cases:
+            await deal_with(under, case)
         await under.settle()
 
     under.require_unbroken(len(cases))
 
 
-def chosen_commits(under: Siege, most: int) -> list[tuple[str, int]]:
-    every = [(point, number) for number in range(1, most + 1) for point in COMMITS]
-    return sorted(under.rng.sample(every, min(SAMPLE, len(every))), key=lambda case: case[1])
+def chosen_commits(under: Siege, victim: str) -> list[Case]:
+    """Draw some of a victim's commits, and whether it dies before or after them."""
+    numbers = range(1, COMMITS_MAX[victim] + 1)
+    every = [Case(victim, f"{p}@{n}", told=None) for n in numbers for p in COMMITS]
+    return under.rng.sample(every, min(SAMPLE, len(every)))
 
 
-async def deal_with(under: Siege, victim: str, point: str) -> bool:
-    """Make a deal in which `victim` dies at `point`; says whether it did."""
-    program = under.program("agent" if victim == "exe-unit" else victim)
+async def deal_with(under: Siege, case: Case) -> bool:
+    """Make a deal in which the victim dies at its point; says whether it did."""
+    program = under.program("agent" if case.victim == "exe-unit" else case.victim)
+    under.load.asks = case.asks
     died_before = units_died(under)
 
     def dead() -> bool:
-        if victim == "exe-unit":
+        if case.victim == "exe-unit":
             return units_died(under) > died_before
         return program.child is None or not program.child.alive
 
-    await restart(program, point)
+    await restart(program, case.point)
     deal = asyncio.create_task(under.trader.deal())
     try:
         async with asyncio.timeout(DIES_WITHIN_S):
@@ -120,9 +129,12 @@ async def deal_with(under: Siege, victim: str, point: str) -> bool:
         passed = dead()
         await restart(program, None)
         async with asyncio.timeout(ENDS_WITHIN_S):
-            await deal
+            made = await deal
     finally:
         deal.cancel()
+    told = None if made is None or made.batch is None else made.batch.told
+    if case.told is not None and told != case.told:
+        under.load.history.wrong(f"{case.victim} at {case.point}: its batch was told {told}")
     under.rounds_done += 1
     return passed
 
