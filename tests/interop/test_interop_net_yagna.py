@@ -106,7 +106,7 @@ async def test_we_dial_yagna(tmp_path):
 
 
 async def test_relayed_when_nobody_is_public(tmp_path, monkeypatch):
-    monkeypatch.setattr("shem.relay.core._endpoints", lambda _: ())
+    monkeypatch.setattr("shem.relay.registry.Registration.endpoints", ())
     async with (
         Relay(World(), LOOPBACK) as relay,
         our_node(relay.address) as node,
@@ -122,12 +122,10 @@ async def test_relayed_when_nobody_is_public(tmp_path, monkeypatch):
 async def test_reverse_connection_when_only_one_is_public(tmp_path, monkeypatch):
     public = set()
 
-    def endpoints(session):
-        from shem.wire.relay import Endpoint
+    def endpoints(entry):
+        return (entry.address,) if entry.node_id in public else ()
 
-        return (Endpoint(*session.address),) if session.node_id in public else ()
-
-    monkeypatch.setattr("shem.relay.core._endpoints", endpoints)
+    monkeypatch.setattr("shem.relay.registry.Registration.endpoints", property(endpoints))
     key = PrivateKey.generate(SystemRng())
     public.add(key.node_id)
     async with (

@@ -60,7 +60,7 @@ async def caller_of_yagna(tmp_path):
 
 
 async def test_long_calls_cross_a_path_that_loses_three_packets_of_a_hundred(tmp_path, monkeypatch):
-    monkeypatch.setattr("shem.relay.core._endpoints", lambda _: ())  # all goes by the relay
+    monkeypatch.setattr("shem.relay.registry.Registration.endpoints", ())  # all goes by the relay
     async with caller_of_yagna(tmp_path) as (caller, proxy):
         assert (await caller.call(EMPTY_MAP, "1")).code == 0
         proxy.loss = 0.03
@@ -74,7 +74,7 @@ async def test_long_calls_cross_a_path_that_loses_three_packets_of_a_hundred(tmp
 
 
 async def test_a_call_cut_off_in_the_middle_does_not_spoil_the_next_ones(tmp_path, monkeypatch):
-    monkeypatch.setattr("shem.relay.core._endpoints", lambda _: ())
+    monkeypatch.setattr("shem.relay.registry.Registration.endpoints", ())
     async with caller_of_yagna(tmp_path) as (caller, proxy):
         assert (await caller.call(EMPTY_MAP, "1")).code == 0
         await caller.write(NO_FLEXBUFFER, "cut")

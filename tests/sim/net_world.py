@@ -16,7 +16,7 @@ from shem.net.core import NodeCore
 from shem.net.streams import Streams
 from shem.net.types import Channel
 from shem.relay.core import RelayCore, SaveSlot, SendCheck, SendDatagram
-from shem.relay.directory import slot_entry
+from shem.relay.slots import slot_entry
 from shem.wire.forward import UNRELIABLE, decode_unreliable, encode_unreliable
 
 RELAY = ("10.0.0.1", 7477)

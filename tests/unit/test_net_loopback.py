@@ -71,7 +71,7 @@ async def test_message_and_reply_over_a_direct_session(channel, encryption):
 @pytest.mark.parametrize("channel", list(Channel))
 @pytest.mark.parametrize("encryption", list(Encryption))
 async def test_message_and_reply_through_the_relay(channel, encryption, monkeypatch):
-    monkeypatch.setattr("shem.relay.core._endpoints", lambda _: ())  # nobody is public
+    monkeypatch.setattr("shem.relay.registry.Registration.endpoints", ())  # nobody is public
     async with two_nets(encryption=encryption) as (_, one, two):
         inbox_one, inbox_two = Inbox(one), Inbox(two)
 

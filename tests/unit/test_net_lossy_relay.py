@@ -32,7 +32,7 @@ async def two_nets_over_a_lossy_path():
 
 
 async def test_long_messages_cross_a_lossy_relay_whole_and_in_order(monkeypatch):
-    monkeypatch.setattr("shem.relay.core._endpoints", lambda _: ())  # nobody is public
+    monkeypatch.setattr("shem.relay.registry.Registration.endpoints", ())  # nobody is public
     async with two_nets_over_a_lossy_path() as (proxy, one, two):
         arrived = {channel: asyncio.Queue() for channel in CHANNELS}
         lost = []

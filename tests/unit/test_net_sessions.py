@@ -120,7 +120,7 @@ def register(network, peer):
     from shem.relay.directory import RelaySession
 
     identities = ((peer.node_id, peer.key.public_key),)
-    slot = directory.slot_of(peer.node_id)
+    slot = directory.registry.slot_of(peer.node_id)
     session = RelaySession(b"R" * 16, peer.address, identities, slot, network.now)
     session.is_public = True
     directory.add(session)

@@ -9,8 +9,10 @@ from shem.identity.keys import PrivateKey
 from shem.identity.proof import sign_solution
 from shem.kernel.ids import node_id_to_bytes
 from shem.kernel.world import SeededRng
-from shem.relay.core import PROOF_BURST, RelayCore, SaveSlot, SendCheck, SendDatagram
-from shem.relay.directory import SESSION_EXPIRY_S, SESSIONS_PER_HOST_MAX
+from shem.relay.core import RelayCore
+from shem.relay.directory import SESSION_EXPIRY_S, RelaySession
+from shem.relay.limits import PROOF_BURST, SESSIONS_PER_HOST_MAX
+from shem.relay.outputs import SaveSlot, SendCheck, SendDatagram
 from shem.relay.tickets import TICKET_LIFETIME_S
 from shem.wire import relay as r
 from shem.wire.challenge import Solver
@@ -36,6 +38,10 @@ class Town:
         """Deliver a packet; return what the relay sends to that source."""
         self.core.receive(encode_packet(packet), source, self.now)
         return self.answers(source)
+
+    def forward(self, data, source):
+        """Deliver a Forward; return what it became and where it goes."""
+        return next(iter(self.core.receive_batch([(data, source)], self.now)), None)
 
     def answers(self, source):
         return [packet for packet, to in self.sent() if to == source]
@@ -107,8 +113,9 @@ class Client:
         return answers[0]
 
     def forward(self, slot, payload=b"x", flags=1):
-        data = encode_forward(self.session_id, slot, flags, payload)
-        return self.town.core.forward(data, self.address, self.town.now)
+        return self.town.forward(
+            encode_forward(self.session_id, slot, flags, payload), self.address
+        )
 
 
 @pytest.fixture
@@ -210,8 +217,6 @@ def test_one_host_cannot_take_all_sessions(town):
 
 
 def _bare_session(port):
-    from shem.relay.directory import RelaySession
-
     identity = (("0x" + "00" * 20, b""),)
     return RelaySession(port.to_bytes(16, "big"), ("10.0.0.9", port), identity, 1, 100.0)
 
@@ -429,8 +434,6 @@ def test_reverse_connection_refusals(town):
 
 @pytest.mark.parametrize("entry", REWRITES, ids=range(len(REWRITES)))
 def test_forward_is_rewritten_as_observed(town, entry):
-    from shem.relay.directory import RelaySession
-
     directory = town.core.directory
     incoming = bytes.fromhex(entry["incoming"])
     sender_key, receiver_key = _keys(town, 2)
@@ -452,7 +455,7 @@ def test_forward_is_rewritten_as_observed(town, entry):
         directory.add(session)
         directory.register(session)
 
-    result = town.core.forward(incoming, ("10.0.0.1", 1), town.now)
+    result = town.forward(incoming, ("10.0.0.1", 1))
 
     assert result == (bytes.fromhex(entry["outgoing"]), ("10.0.0.2", 2))
 
@@ -471,7 +474,7 @@ def test_forward_from_a_wrong_address_is_refused(town):
     one, two = joined(town, 1), joined(town, 2)
     data = encode_forward(one.session_id, 2, 0, b"x")
 
-    assert town.core.forward(data, two.address, town.now) is None
+    assert town.forward(data, two.address) is None
 
 
 def test_forward_to_nobody_is_told_with_the_slot(town):
@@ -488,7 +491,7 @@ def test_cut_forward_is_dropped(town):
 
     data = encode_forward(one.session_id, 2, 0, b"")[:-1]
 
-    assert town.core.forward(data, one.address, town.now) is None
+    assert town.forward(data, one.address) is None
 
 
 # --- leaving and returning

@@ -7,8 +7,8 @@ from shem.kernel.errors import UsageError
 from shem.kernel.ids import node_id_to_bytes
 from shem.kernel.world import SystemRng, World
 from shem.net.service import Net
-from shem.relay.directory import parse_slots
 from shem.relay.service import SLOT_FILE, Relay
+from shem.relay.slots import parse_slots
 
 LOOPBACK = ("127.0.0.1", 0)
 

@@ -7,7 +7,8 @@ non-blocking socket under `add_reader`. Losing a datagram is normal: nothing her
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Final
 
 import structlog
@@ -42,15 +43,25 @@ class DatagramSocket:
 
     def send(self, data: bytes, address: Address) -> None:
         """Send now, or when the kernel has room again; drop when that is too long a queue."""
+        self.send_all(((data, address),))
+
+    def send_all(self, datagrams: Iterable[tuple[bytes, Address]]) -> None:
+        """Send several in their order, as `send` would."""
         if self._socket.fileno() < 0:
             return
-        if self._unsent:
-            if len(self._unsent) < UNSENT_MAX:
-                self._unsent.append((data, address))
-            return
-        if not self._try_send(data, address):
-            self._unsent.append((data, address))
-            self._loop.add_writer(self._socket, self._flush)
+        waiting = iter(datagrams)
+        if not self._unsent:
+            sendto = self._socket.sendto
+            for data, address in waiting:
+                try:
+                    sendto(data, address)
+                except (BlockingIOError, InterruptedError):
+                    self._unsent.append((data, address))
+                    self._loop.add_writer(self._socket, self._flush)
+                    break
+                except OSError as error:
+                    _note_unsent(data, address, error)
+        self._unsent.extend(islice(waiting, max(0, UNSENT_MAX - len(self._unsent))))
 
     def close(self) -> None:
         """Stop reading and close; what is still unsent is lost."""
@@ -62,9 +73,10 @@ class DatagramSocket:
 
     def _read(self) -> None:
         batch: Batch = []
+        recvfrom = self._socket.recvfrom
         for _ in range(BATCH_MAX):
             try:
-                data, source = self._socket.recvfrom(DATAGRAM_MAX)
+                data, source = recvfrom(DATAGRAM_MAX)
             except (BlockingIOError, InterruptedError):
                 break
             except OSError:
@@ -87,7 +99,7 @@ class DatagramSocket:
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as error:
-            log.debug("datagram.unsent", to=address, size=len(data), reason=str(error))
+            _note_unsent(data, address, error)
         return True
 
 
@@ -99,7 +111,11 @@ def send_once(data: bytes, address: Address) -> None:
         try:
             one_shot.sendto(data, address)
         except OSError as error:
-            log.debug("datagram.unsent", to=address, size=len(data), reason=str(error))
+            _note_unsent(data, address, error)
+
+
+def _note_unsent(data: bytes, address: Address, error: OSError) -> None:
+    log.debug("datagram.unsent", to=address, size=len(data), reason=str(error))
 
 
 def _open(bind: Address) -> socket.socket:

@@ -1,115 +1,105 @@
 """The relay's protocol, sans IO (docs/protocol/net.md §5).
 
-`receive` takes what arrived at the main socket, `receive_check` what arrived at the second one;
-`outputs` is what to do about it. `forward` is the hot path: no protobuf, two look-ups, one
-concatenation. Nobody is known here but by the signatures of a solved challenge.
+`receive_batch` takes what arrived at the main socket and returns the Forwards to send on;
+`receive_check` takes what arrived at the second socket, `receive_relay` what another relay of the
+same network sent; `outputs` is what else to do. Forwarding is the hot path: no protobuf, two
+look-ups, one concatenation. Nobody is known here but by the signatures of a solved challenge.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import structlog
 
 from shem.identity.proof import prove
 from shem.kernel.errors import PeerError, UsageError
-from shem.kernel.ids import NodeId, node_id_from_bytes, node_id_to_bytes
-from shem.kernel.rates import RateLimit
+from shem.kernel.ids import NodeId, node_id_to_bytes
 from shem.kernel.world import Rng
-from shem.relay.directory import (
-    FORWARDED_LATELY_S,
-    Address,
-    Directory,
-    RelaySession,
-)
+from shem.relay.directory import FORWARDED_LATELY_S, Directory, RelaySession
+from shem.relay.limits import Gate
+from shem.relay.mesh import Carry, Notice, Returned, carry_to, decode_message, notice_to, returned
+from shem.relay.outputs import Out, Output, SaveSlot, SendCheck, SendDatagram, SendRelay, endpoints
+from shem.relay.questions import EMPTY_ANSWER, Questions
+from shem.relay.registry import Address, MemoryRegistry, Registration, Registry
 from shem.relay.tickets import SALT_SIZE, Tickets
 from shem.relay.visibility import Check, Visibility
 from shem.wire import relay as r
-from shem.wire.forward import HEAD_SIZE, Kind, kind_of
+from shem.wire.forward import FORWARD_BYTE, HEAD_SIZE, Kind, kind_of
 from shem.wire.relay_codec import decode_packet, encode_packet
 
 DIFFICULTY: Final = 16
-NEIGHBOURS_MAX: Final = 100
 PURGE_INTERVAL_S: Final = 10.0
-CONTROL_RATE_PER_S: Final = 100.0
-"""Control packets answered per source address; a node sends about one in ten seconds."""
-CONTROL_BURST: Final = 400.0
-PROOF_RATE_PER_S: Final = 200.0
-"""Challenge answers looked at per source host: they cost signature recovery."""
-PROOF_BURST: Final = 400.0
+
+Datagram = tuple[bytes, Address]
 
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class SendDatagram:
-    """Send from the main socket."""
-
-    data: bytes
-    address: Address
-
-
-@dataclass(frozen=True, slots=True)
-class SendCheck:
-    """Send from the second socket."""
-
-    data: bytes
-    address: Address
-
-
-@dataclass(frozen=True, slots=True)
-class SaveSlot:
-    """Append this node to the slot file."""
-
-    node_id: NodeId
-
-
-Output = SendDatagram | SendCheck | SaveSlot
-
-
 class RelayCore:
-    """One relay; `unix_offset_s` turns `now` into Unix time."""
+    """One relay; `unix_offset_s` turns `now` into Unix time.
+
+    `slots` are the node ids of slots 1, 2, …; a `registry` that several relays share knows its own.
+    """
 
     def __init__(
         self,
         rng: Rng,
         *,
         slots: Iterable[bytes] = (),
+        registry: Registry | None = None,
+        name: str = "",
         unix_offset_s: float = 0.0,
         difficulty: int = DIFFICULTY,
         now: float = 0.0,
     ) -> None:
-        self.directory = Directory(slots)
+        self.directory = Directory(registry or MemoryRegistry(slots), name)
         self._rng = rng
         self._tickets = Tickets(rng.token(SALT_SIZE))
         self._difficulty = difficulty
-        self._unix_offset_s = unix_offset_s
         self._visibility = Visibility()
-        self._outputs: list[Output] = []
-        self._control_limit = RateLimit(CONTROL_RATE_PER_S, CONTROL_BURST)
-        self._proof_limit = RateLimit(PROOF_RATE_PER_S, PROOF_BURST)
+        self._out = Out()
+        self.counts = self._out.counts
+        self._gate = Gate()
+        self._questions = Questions(self.directory, self._out, self._gate, unix_offset_s)
         self._next_purge = now + PURGE_INTERVAL_S
-        self._answer: dict[type, Callable[[RelaySession, int, object, float], None]] = {
-            r.Ping: self._on_ping,
-            r.FindNode: self._on_find_node,
-            r.FindSlot: self._on_find_slot,
-            r.FindNeighbours: self._on_find_neighbours,
-            r.AskReverse: self._on_ask_reverse,
-        }
 
     # --- face
 
+    def receive_batch(self, batch: Sequence[Datagram], now: float) -> list[Datagram]:
+        """Take datagrams from the main socket; return the Forwards among them, rewritten."""
+        sessions, by_slot = self.directory.sessions, self.directory.by_slot
+        forwarded = []
+        size = 0
+        for data, source in batch:
+            if data[:1] != FORWARD_BYTE:
+                self._receive_other(data, source, now)
+                continue
+            sender = sessions.get(data[1:17])
+            if sender is None or sender.address != source:
+                self._refuse_stranger(data, source, now)
+                continue
+            sender.last_seen = now
+            if sender.credit <= 0 and not sender.refill(now):
+                self._out.refuse("forward rate")
+                continue
+            sender.credit -= 1
+            slot = data[17:21]
+            receiver = by_slot.get(slot)
+            if receiver is None or len(data) < HEAD_SIZE:
+                self._forward_elsewhere(sender, data, now)
+                continue
+            if sender.recent is None or slot not in sender.recent:
+                self._note_contact(sender, slot, now)
+            size += len(data)
+            forwarded.append((receiver.head + sender.slot_bytes + data[21:], receiver.address))
+        self.counts.forwarded += len(forwarded)
+        self.counts.forwarded_bytes += size
+        return forwarded
+
     def receive(self, data: bytes, source: Address, now: float) -> None:
-        """Take a datagram from the main socket."""
-        match kind_of(data):
-            case Kind.FORWARD:
-                if forwarded := self.forward(data, source, now):
-                    self._outputs.append(SendDatagram(*forwarded))
-            case Kind.CONTROL if self._control_limit.allow(source, now):
-                try:
-                    self._on_control(decode_packet(data), source, now)
-                except (PeerError, UsageError) as error:
-                    log.debug("relay.refused", source=source, reason=error.message)
+        """Take one datagram; a Forward that results is among the outputs."""
+        for forwarded in self.receive_batch([(data, source)], now):
+            self._out.emit(SendDatagram(*forwarded))
 
     def receive_check(self, data: bytes, source: Address, now: float) -> None:
         """Take a datagram from the second socket: only Pongs are of interest."""
@@ -122,31 +112,27 @@ class RelayCore:
                 if check := self._visibility.answered(source, packet.session_id, now):
                     self._end_check(check, is_public=True, now=now)
 
-    def forward(self, data: bytes, source: Address, now: float) -> tuple[bytes, Address] | None:
-        """Return a Forward rewritten for its receiver, or None (the sender is told why)."""
-        sender = self.directory.sessions.get(data[1:17])
-        if sender is None or sender.address != source:
-            if len(data) >= HEAD_SIZE and self._control_limit.allow(source, now):
-                # The full id in both places: yagna ignores an empty one.
-                gone = r.Disconnected(session_id=data[1:17])
-                self._control(data[1:17], gone, source)
-            return None
-        sender.last_seen = now
-        slot = int.from_bytes(data[17:21], "big")
-        receiver = self.directory.by_slot.get(slot)
-        if receiver is None or len(data) < HEAD_SIZE:
-            if self._control_limit.allow(source, now):
-                self._control(sender.session_id, r.Disconnected(slot=slot), source)
-            return None
-        if slot not in sender.recent:
-            sender.recent.add(slot)
-            self.directory.note_contact(sender.slot, slot, now)
-        return receiver.head + sender.slot_bytes + data[21:], receiver.address
+    def receive_relay(self, message: bytes, now: float) -> None:
+        """Take a message from another relay of this network."""
+        try:
+            decoded = decode_message(message)
+        except PeerError as error:
+            log.warning("relay.message_refused", reason=error.message)
+            return
+        match decoded:
+            case Carry() as carry:
+                self._deliver_carried(carry, now)
+            case Notice(slot, body):
+                if receiver := self.directory.by_slot.get(slot.to_bytes(4, "big")):
+                    self._out.control(receiver.session_id, body, receiver.address)
+            case Returned(node_id, slot):
+                if session := self.directory.by_slot.get(slot.to_bytes(4, "big")):
+                    self.directory.remove(session)
+                self._announce(node_id, slot)
 
     def outputs(self) -> list[Output]:
         """Hand over what is to be done since the last call."""
-        taken, self._outputs = self._outputs, []
-        return taken
+        return self._out.take()
 
     def next_deadline(self) -> float:
         check = self._visibility.next_deadline()
@@ -157,14 +143,67 @@ class RelayCore:
         again, failed = self._visibility.due(now)
         for check in again:
             ping = r.Packet(check.session_id, r.Request(self._rng.below(1 << 53), r.Ping()))
-            self._outputs.append(SendCheck(encode_packet(ping), check.address))
+            self._out.emit(SendCheck(encode_packet(ping), check.address))
         for check in failed:
             self._end_check(check, is_public=False, now=now)
         if self._next_purge <= now:
             self._next_purge = now + PURGE_INTERVAL_S
             self._purge(now)
 
+    # --- forwarding
+
+    def _refuse_stranger(self, data: bytes, source: Address, now: float) -> None:
+        self._out.refuse("unknown session")
+        if len(data) >= HEAD_SIZE and self._gate.control(source, now):
+            # The full id in both places: yagna ignores an empty one.
+            self._out.control(data[1:17], r.Disconnected(session_id=data[1:17]), source)
+
+    def _forward_elsewhere(self, sender: RelaySession, data: bytes, now: float) -> None:
+        """Forward to a node of another relay, or tell the sender that the slot is empty."""
+        if len(data) < HEAD_SIZE:
+            self._out.refuse("cut off")
+            return
+        slot = int.from_bytes(data[17:21], "big")
+        found = self.directory.registry.at_slot(slot)
+        if found is not None and found.relay != self.directory.relay:
+            self._note_contact(sender, data[17:21], now)
+            message = carry_to(data[17:21], sender.slot_bytes, data[21:])
+            self._out.emit(SendRelay(found.relay, message))
+            return
+        self._out.refuse("empty slot")
+        if self._gate.control(sender.address, now):
+            self._out.control(sender.session_id, r.Disconnected(slot=slot), sender.address)
+
+    def _deliver_carried(self, carry: Carry, now: float) -> None:
+        sender = int.from_bytes(carry.sender, "big")
+        receiver = self.directory.by_slot.get(carry.slot.to_bytes(4, "big"))
+        if receiver is not None:
+            self.directory.contacts.note(sender, carry.slot, now)
+            data = receiver.head + carry.sender + carry.rest
+            self._out.emit(SendDatagram(data, receiver.address))
+        elif asker := self.directory.registry.at_slot(sender):
+            gone = notice_to(sender, r.Disconnected(slot=carry.slot))
+            self._out.emit(SendRelay(asker.relay, gone))
+
+    def _note_contact(self, sender: RelaySession, slot: bytes, now: float) -> None:
+        if sender.recent is None:
+            sender.recent = set()
+        sender.recent.add(slot)
+        self.directory.contacts.note(sender.slot, int.from_bytes(slot, "big"), now)
+
     # --- handshake
+
+    def _receive_other(self, data: bytes, source: Address, now: float) -> None:
+        if kind_of(data) is not Kind.CONTROL:
+            self._out.refuse("noise")
+        elif not self._gate.control(source, now):
+            self._out.refuse("control rate")
+        else:
+            try:
+                self._on_control(decode_packet(data), source, now)
+            except (PeerError, UsageError) as error:
+                self._out.refuse("malformed")
+                log.debug("relay.refused", source=source, reason=error.message)
 
     def _on_control(self, packet: r.Packet, source: Address, now: float) -> None:
         content = packet.content
@@ -189,52 +228,62 @@ class RelayCore:
             case body:
                 session = self.directory.sessions.get(sid)
                 if session is None or session.address != source:
-                    refusal = _EMPTY_ANSWER[type(body)]
-                    self._respond(sid, request.request_id, r.Code.UNAUTHORIZED, refusal, source)
+                    refusal = EMPTY_ANSWER[type(body)]
+                    self._out.refuse("unknown session")
+                    self._out.respond(sid, request.request_id, r.Code.UNAUTHORIZED, refusal, source)
                     return
                 session.last_seen = now
-                self._answer[type(body)](session, request.request_id, body, now)
+                self._questions.answer(session, request.request_id, body, now)
 
     def _on_greeting(self, sid: bytes, request_id: int, source: Address, now: float) -> None:
         if sid:
-            self._respond(sid, request_id, r.Code.BAD_REQUEST, r.Session(), source)
+            self._out.respond(sid, request_id, r.Code.BAD_REQUEST, r.Session(), source)
             return
         ticket = self._tickets.issue(source, self._rng.token(4), now)
         ask = r.ChallengeRequest(self._tickets.challenge(ticket), self._difficulty)
-        self._respond(ticket, request_id, r.Code.OK, r.Session(challenge_req=ask), source)
+        self._out.respond(ticket, request_id, r.Code.OK, r.Session(challenge_req=ask), source)
 
     def _on_proof(
         self, sid: bytes, request_id: int, proof: r.ChallengeResponse, source: Address, now: float
     ) -> None:
         known = self.directory.sessions.get(sid)
         if known is not None and known.address == source:  # our answer was lost
-            self._respond(sid, request_id, r.Code.OK, r.Session(), source)
+            self._out.respond(sid, request_id, r.Code.OK, r.Session(), source)
             return
         if known is not None or not self._tickets.is_valid(sid, source, now):
-            self._respond(sid, request_id, r.Code.BAD_REQUEST, r.Session(), source)
+            self._out.refuse("bad ticket")
+            self._out.respond(sid, request_id, r.Code.BAD_REQUEST, r.Session(), source)
             return
-        if self.directory.is_full(source) or not self._proof_limit.allow(source[0], now):
-            self._respond(sid, request_id, r.Code.TOO_MANY_REQUESTS, r.Session(), source)
+        if self.directory.is_full(source) or not self._gate.proof(source, now):
+            self._out.refuse("session limit")
+            self._out.respond(sid, request_id, r.Code.TOO_MANY_REQUESTS, r.Session(), source)
+            return
+        if not self._gate.any_proof(now):
+            self._out.refuse("proof rate")  # no answer: the node asks again
             return
         try:
             challenge = self._tickets.challenge(sid)
             proven = prove(challenge, self._difficulty, proof.solution, proof.signatures)
         except PeerError:
-            self._respond(sid, request_id, r.Code.BAD_REQUEST, r.Session(), source)
-            raise
+            self._out.refuse("bad proof")
+            self._out.respond(sid, request_id, r.Code.BAD_REQUEST, r.Session(), source)
+            return
         identities = tuple((p.node_id, p.public_key) for p in proven)
-        if not self.directory.has_slot(identities[0][0]):
-            self._outputs.append(SaveSlot(identities[0][0]))
-        slot = self.directory.slot_of(identities[0][0])
+        registry = self.directory.registry
+        if not registry.has_slot(identities[0][0]):
+            self._out.emit(SaveSlot(identities[0][0]))
+        slot = registry.slot_of(identities[0][0])
         self.directory.add(RelaySession(sid, source, identities, slot, now))
-        self._respond(sid, request_id, r.Code.OK, r.Session(), source)
+        self._out.counts.handshakes += 1
+        self._out.respond(sid, request_id, r.Code.OK, r.Session(), source)
 
     # --- registration
 
     def _on_register(self, sid: bytes, request_id: int, source: Address, now: float) -> None:
         session = self.directory.sessions.get(sid)
         if session is None or session.address != source:
-            self._respond(sid, request_id, r.Code.UNAUTHORIZED, r.Register(), source)
+            self._out.refuse("unknown session")
+            self._out.respond(sid, request_id, r.Code.UNAUTHORIZED, r.Register(), source)
             return
         session.last_seen = now
         verdict = self._visibility.verdict(source, now)
@@ -255,8 +304,7 @@ class RelayCore:
         is_new = not session.is_registered
         self.directory.register(session)
         for request_id in request_ids:
-            body = r.Register(_endpoints(session))
-            self._respond(session.session_id, request_id, r.Code.OK, body, session.address)
+            self._out.reply(session, request_id, r.Code.OK, r.Register(endpoints(session)))
         if is_new:
             log.info("relay.registered", node=session.node_id, slot=session.slot, public=is_public)
             self._announce_return(session, now)
@@ -267,110 +315,29 @@ class RelayCore:
         A node that re-registers is also told to drop its own relayed routes: a yagna that lost its
         relay session amid traffic is stuck with them otherwise (§5.7).
         """
-        for contact, forwarded_at in self.directory.contacts(session.slot):
-            self._gone(contact, session.node_id)
-            if forwarded_at and now - forwarded_at < FORWARDED_LATELY_S:
+        self._announce(session.node_id, session.slot)
+        self._out.emit(SendRelay(None, returned(session.node_id, session.slot)))
+        for slot, forwarded_at in self.directory.contacts.of(session.slot).items():
+            contact = self.directory.at_slot(slot)
+            if contact and forwarded_at and now - forwarded_at < FORWARDED_LATELY_S:
                 self._gone(session, contact.node_id)
 
-    def _gone(self, receiver: RelaySession, node_id: NodeId) -> None:
+    def _announce(self, node_id: NodeId, slot: int) -> None:
+        """Tell the contacts that are at this relay."""
+        for contact in self.directory.contacts.of(slot):
+            if session := self.directory.by_slot.get(contact.to_bytes(4, "big")):
+                self._gone(session, node_id)
+
+    def _gone(self, receiver: Registration, node_id: NodeId) -> None:
         notice = r.Disconnected(node_id=node_id_to_bytes(node_id))
-        self._control(receiver.session_id, notice, receiver.address)
-
-    # --- questions
-
-    def _on_ping(self, session: RelaySession, request_id: int, _: object, __: float) -> None:
-        self._reply(session, request_id, r.Code.OK, r.Pong())
-
-    def _on_find_node(self, session: RelaySession, request_id: int, body: object, _: float) -> None:
-        assert isinstance(body, r.FindNode)
-        if len(body.node_id) != r.NODE_ID_SIZE:
-            self._reply(session, request_id, r.Code.BAD_REQUEST, r.Node())
-            return
-        self._reply_node(session, request_id, self.directory.find(node_id_from_bytes(body.node_id)))
-
-    def _on_find_slot(self, session: RelaySession, request_id: int, body: object, _: float) -> None:
-        assert isinstance(body, r.FindSlot)
-        if self.directory.is_assigned(body.slot):
-            self._reply_node(session, request_id, self.directory.by_slot.get(body.slot))
-
-    def _on_find_neighbours(
-        self, session: RelaySession, request_id: int, body: object, _: float
-    ) -> None:
-        assert isinstance(body, r.FindNeighbours)
-        count = min(body.count, NEIGHBOURS_MAX)
-        nodes = tuple(map(self._describe, self.directory.neighbours(session, count)))
-        self._reply(session, request_id, r.Code.OK, r.Neighbours(nodes))
-
-    def _on_ask_reverse(
-        self, session: RelaySession, request_id: int, body: object, _: float
-    ) -> None:
-        assert isinstance(body, r.AskReverse)
-        if not session.is_public or len(body.node_id) != r.NODE_ID_SIZE:
-            self._reply(session, request_id, r.Code.BAD_REQUEST, r.ReverseAsked())
-            return
-        target = self.directory.find(node_id_from_bytes(body.node_id))
-        if target is None or target is session:
-            self._reply(session, request_id, r.Code.NOT_FOUND, r.ReverseAsked())
-            return
-        notice = r.DialBack(node_id_to_bytes(session.node_id), _endpoints(session))
-        self._control(target.session_id, notice, target.address)
-        self.directory.note_contact(session.slot, target.slot, 0.0)
-        self._reply(session, request_id, r.Code.OK, r.ReverseAsked())
-
-    def _reply_node(
-        self, session: RelaySession, request_id: int, found: RelaySession | None
-    ) -> None:
-        if found is None:
-            self._reply(session, request_id, r.Code.NOT_FOUND, r.Node())
-            return
-        if found is not session:
-            self.directory.note_contact(session.slot, found.slot, 0.0)
-        self._reply(session, request_id, r.Code.OK, self._describe(found))
-
-    def _describe(self, session: RelaySession) -> r.Node:
-        return r.Node(
-            identities=tuple(
-                r.Identity(key, node_id_to_bytes(node_id)) for node_id, key in session.identities
-            ),
-            endpoints=_endpoints(session),
-            seen_ts=int(session.last_seen + self._unix_offset_s),
-            slot=session.slot,
-        )
-
-    # --- sending and cleaning up
-
-    def _reply(
-        self, session: RelaySession, request_id: int, code: r.Code, body: r.ResponseBody
-    ) -> None:
-        self._respond(session.session_id, request_id, code, body, session.address)
-
-    def _respond(
-        self, sid: bytes, request_id: int, code: r.Code, body: r.ResponseBody, to: Address
-    ) -> None:
-        packet = r.Packet(sid, r.Response(request_id, code, body))
-        self._outputs.append(SendDatagram(encode_packet(packet), to))
-
-    def _control(self, sid: bytes, body: r.ControlBody, to: Address) -> None:
-        packet = r.Packet(sid, r.Control(body))
-        self._outputs.append(SendDatagram(encode_packet(packet), to))
+        self._out.control(receiver.session_id, notice, receiver.address)
 
     def _purge(self, now: float) -> None:
         self._visibility.forget_old(now)
+        self.directory.contacts.forget_old(now)
         for session in self.directory.expired(now):
             log.info("relay.expired", node=session.node_id)
+            self.counts.expired += 1
             self.directory.remove(session)
         for session in self.directory.sessions.values():
-            session.recent.clear()
-
-
-def _endpoints(session: RelaySession) -> tuple[r.Endpoint, ...]:
-    return (r.Endpoint(*session.address),) if session.is_public else ()
-
-
-_EMPTY_ANSWER: Final[dict[type, r.ResponseBody]] = {
-    r.Ping: r.Pong(),
-    r.FindNode: r.Node(),
-    r.FindSlot: r.Node(),
-    r.FindNeighbours: r.Neighbours(),
-    r.AskReverse: r.ReverseAsked(),
-}
+            session.recent = None

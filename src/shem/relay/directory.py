@@ -1,186 +1,177 @@
-"""Who is at the relay: sessions, slots, neighbourhoods, and who has to do with whom.
+"""Who is at this relay: its sessions, and which of its nodes have to do with whom. Pure.
 
-Rules: a node is visible only once it is registered; of several sessions for one node id the newest
-counts, and the earlier one again when that goes; slots are never given to another node. Pure.
-Spec: docs/protocol/net.md §5.2 - §5.7.
+Rules: a node is visible only once it is registered, and by one session of one address; what is
+said about other relays' nodes stands in the `registry`. Spec: docs/protocol/net.md §5.2 - §5.7.
 """
 
-import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from shem.kernel.ids import NodeId, node_id_from_bytes, node_id_to_bytes
+from shem.kernel.ids import NodeId
+from shem.relay.limits import (
+    FORWARD_BURST,
+    FORWARD_CHUNK,
+    FORWARD_RATE_PER_S,
+    HOST_FORWARD_BURST,
+    HOST_FORWARD_RATE_PER_S,
+    SESSIONS_MAX,
+    SESSIONS_PER_HOST_MAX,
+    Bucket,
+)
+from shem.relay.registry import Address, Registration, Registry
 from shem.wire.forward import FORWARD_BYTE
-from shem.wire.relay import NODE_ID_SIZE
-
-Address = tuple[str, int]
 
 SESSION_EXPIRY_S: Final = 90.0
 """Without a sign of life; nodes ping every 15 s, and roaming ones must not linger."""
-SESSIONS_MAX: Final = 100_000
-SESSIONS_PER_HOST_MAX: Final = 2_000
-CONTACTS_MAX: Final = 1_024
-"""Remembered per node; the oldest is forgotten first."""
+CONTACTS_MAX: Final = 256
+"""Remembered per slot; the oldest is forgotten first."""
+BOOKS_MAX: Final = 2 * SESSIONS_MAX
+"""Slots whose contacts are remembered."""
+CONTACTS_KEPT_S: Final = 900.0
+"""How long a node that is gone is remembered to have had contacts."""
 FORWARDED_LATELY_S: Final = 120.0
 
 
 @dataclass(slots=True, eq=False)
-class RelaySession:
+class Host:
+    """One source address, whatever the port."""
+
+    name: str
+    sessions: int = 0
+    bucket: Bucket | None = None
+
+
+@dataclass(slots=True, eq=False)
+class RelaySession(Registration):
     """One proven node at one address."""
 
-    session_id: bytes
-    address: Address
-    identities: tuple[tuple[NodeId, bytes], ...]
-    """Node id and public key, the default one first."""
-    slot: int
-    last_seen: float
     is_registered: bool = False
-    is_public: bool = False
-    recent: set[int] = field(default_factory=set)
-    """Slots forwarded to since the last clean-up: spares the hot path the contact book."""
     head: bytes = b""
+    """How a Forward to this node begins."""
     slot_bytes: bytes = b""
+    credit: int = 0
+    """Datagrams that it may send before the buckets are asked again."""
+    recent: set[bytes] | None = None
+    """Slots forwarded to since the last clean-up: spares the hot path the contact book."""
+    host: Host | None = None
+    bucket: Bucket | None = None
 
     def __post_init__(self) -> None:
         self.head = FORWARD_BYTE + self.session_id
         self.slot_bytes = self.slot.to_bytes(4, "big")
 
-    @property
-    def node_id(self) -> NodeId:
-        return self.identities[0][0]
+    def refill(self, now: float) -> bool:
+        """Take credit for more Forwards; False when the session or its host is at its limit."""
+        host = self.host
+        assert host is not None
+        if self.bucket is None:
+            self.bucket = Bucket(FORWARD_RATE_PER_S, FORWARD_BURST, now)
+        if host.bucket is None:
+            host.bucket = Bucket(HOST_FORWARD_RATE_PER_S, HOST_FORWARD_BURST, now)
+        if not self.bucket.take(FORWARD_CHUNK, now) or not host.bucket.take(FORWARD_CHUNK, now):
+            return False
+        self.credit = FORWARD_CHUNK
+        return True
+
+
+@dataclass(slots=True)
+class Contacts:
+    """Which slots have to do with each other, and when a Forward last passed (0: only asked)."""
+
+    _books: dict[int, dict[int, float]] = field(default_factory=dict)
+    _left: dict[int, float] = field(default_factory=dict)
+    """Slots without a session, since when."""
+
+    def note(self, a: int, b: int, forwarded_at: float) -> None:
+        for one, other in ((a, b), (b, a)):
+            book = self._books.setdefault(one, {})
+            book[other] = max(book.pop(other, 0.0), forwarded_at)
+            if len(book) > CONTACTS_MAX:
+                del book[next(iter(book))]
+        if len(self._books) > BOOKS_MAX:
+            del self._books[next(iter(self._books))]
+
+    def of(self, slot: int) -> dict[int, float]:
+        return self._books.get(slot, {})
+
+    def came(self, slot: int) -> None:
+        self._left.pop(slot, None)
+
+    def went(self, slot: int, now: float) -> None:
+        self._left.setdefault(slot, now)
+
+    def forget_old(self, now: float) -> None:
+        while self._left and next(iter(self._left.values())) < now - CONTACTS_KEPT_S:
+            slot = next(iter(self._left))
+            del self._left[slot]
+            self._books.pop(slot, None)
+
+    def pairs(self) -> Iterator[tuple[int, int, float]]:
+        for one, book in self._books.items():
+            yield from ((one, other, at) for other, at in book.items() if one < other)
 
 
 class Directory:
-    """All sessions and slots of one relay."""
+    """All sessions of one relay."""
 
-    def __init__(self, slots: Iterable[bytes] = ()) -> None:
+    def __init__(self, registry: Registry, relay: str = "") -> None:
+        self.registry = registry
+        self.relay = relay
         self.sessions: dict[bytes, RelaySession] = {}
-        self.by_slot: dict[int, RelaySession] = {}
-        self._by_node: dict[NodeId, list[RelaySession]] = {}
-        self._slot_of: dict[NodeId, int] = {}
-        self._per_host: dict[str, int] = {}
-        self._contacts: dict[int, dict[int, float]] = {}
-        for raw in slots:
-            self.slot_of(node_id_from_bytes(raw))
-
-    # --- slots
-
-    def slot_of(self, node_id: NodeId) -> int:
-        """Return the node's slot, the next free one at its first use."""
-        return self._slot_of.setdefault(node_id, len(self._slot_of) + 1)
-
-    def has_slot(self, node_id: NodeId) -> bool:
-        return node_id in self._slot_of
-
-    def is_assigned(self, slot: int) -> bool:
-        return 0 < slot <= len(self._slot_of)
-
-    # --- sessions
+        self.by_slot: dict[bytes, RelaySession] = {}
+        """Registered sessions by slot, as it stands in a Forward."""
+        self.contacts = Contacts()
+        self._hosts: dict[str, Host] = {}
 
     def is_full(self, address: Address) -> bool:
-        return (
-            len(self.sessions) >= SESSIONS_MAX
-            or self._per_host.get(address[0], 0) >= SESSIONS_PER_HOST_MAX
+        host = self._hosts.get(address[0])
+        return len(self.sessions) >= SESSIONS_MAX or (
+            host is not None and host.sessions >= SESSIONS_PER_HOST_MAX
         )
 
     def add(self, session: RelaySession) -> None:
+        session.relay = self.relay
+        session.host = self._hosts.setdefault(session.address[0], Host(session.address[0]))
+        session.host.sessions += 1
+        session.address = (session.host.name, session.address[1])
         self.sessions[session.session_id] = session
-        host = session.address[0]
-        self._per_host[host] = self._per_host.get(host, 0) + 1
 
     def remove(self, session: RelaySession) -> None:
         if self.sessions.pop(session.session_id, None) is None:
             return
-        self._count_down(session.address[0])
+        assert session.host is not None
+        session.host.sessions -= 1
+        if not session.host.sessions:
+            del self._hosts[session.host.name]
         if not session.is_registered:
             return
-        for node_id, _ in session.identities:
-            same = self._by_node[node_id]
-            same.remove(session)
-            if not same:
-                del self._by_node[node_id]
-        if self.by_slot.get(session.slot) is session:
-            del self.by_slot[session.slot]
-            if (previous := self.find(session.node_id)) and previous.slot == session.slot:
-                self.by_slot[session.slot] = previous
+        self.registry.withdraw(session)
+        if self.by_slot.get(session.slot_bytes) is session:
+            del self.by_slot[session.slot_bytes]
+            self.contacts.went(session.slot, session.last_seen)
 
-    def register(self, session: RelaySession) -> list[RelaySession]:
-        """Make it visible; return the earlier sessions of the same node, now removed."""
+    def register(self, session: RelaySession) -> None:
+        """Make it visible, in place of an earlier session of the same node."""
         if session.is_registered:
-            return []
-        earlier = [
-            other
-            for other in self._by_node.get(session.node_id, ())
-            if other.node_id == session.node_id
-        ]
-        for other in earlier:
-            self.remove(other)
+            return
+        if earlier := self.by_slot.get(session.slot_bytes):
+            self.remove(earlier)
         session.is_registered = True
-        for node_id, _ in session.identities:
-            self._by_node.setdefault(node_id, []).append(session)
-        self.by_slot[session.slot] = session
-        return earlier
+        self.registry.publish(session)
+        self.by_slot[session.slot_bytes] = session
+        self.contacts.came(session.slot)
 
-    def find(self, node_id: NodeId) -> RelaySession | None:
-        """Return the newest registered session that has this identity."""
-        same = self._by_node.get(node_id)
-        return same[-1] if same else None
+    def find(self, node_id: NodeId) -> Registration | None:
+        """Return the newest registration of this identity, at whichever relay."""
+        return self.registry.find(node_id)
+
+    def at_slot(self, slot: int) -> Registration | None:
+        return self.by_slot.get(slot.to_bytes(4, "big")) or self.registry.at_slot(slot)
+
+    def is_assigned(self, slot: int) -> bool:
+        return 0 < slot <= self.registry.slots
 
     def expired(self, now: float) -> list[RelaySession]:
         limit = now - SESSION_EXPIRY_S
         return [session for session in self.sessions.values() if session.last_seen < limit]
-
-    # --- neighbourhood
-
-    def neighbours(self, asker: RelaySession, count: int) -> list[RelaySession]:
-        """Return the nodes nearest to the asker by Hamming distance, each once."""
-        centre = int(asker.node_id, 16)
-
-        def rank(node_id: NodeId) -> tuple[int, int]:
-            number = int(node_id, 16)
-            return (number ^ centre).bit_count(), -number
-
-        # Aliases are entries of their own, so that some more than `count` have to be looked at.
-        for wanted in (2 * count + len(asker.identities), len(self._by_node)):
-            nearest = heapq.nsmallest(wanted, self._by_node, key=rank)
-            found = {id(s): s for s in map(self.find, nearest) if s}
-            found.pop(id(self.find(asker.node_id)), None)
-            found.pop(id(asker), None)
-            if len(found) >= count:
-                break
-        return list(found.values())[:count]
-
-    # --- contacts
-
-    def note_contact(self, a: int, b: int, forwarded_at: float) -> None:
-        """Remember that two slots have to do with each other (0: only asked for)."""
-        for one, other in ((a, b), (b, a)):
-            book = self._contacts.setdefault(one, {})
-            latest = max(book.pop(other, 0.0), forwarded_at)
-            book[other] = latest
-            if len(book) > CONTACTS_MAX:
-                del book[next(iter(book))]
-
-    def contacts(self, slot: int) -> Iterator[tuple[RelaySession, float]]:
-        """Yield the visible contacts of a slot, with the time of the last Forward."""
-        for other, forwarded_at in self._contacts.get(slot, {}).items():
-            if session := self.by_slot.get(other):
-                yield session, forwarded_at
-
-    def _count_down(self, host: str) -> None:
-        left = self._per_host.get(host, 1) - 1
-        if left:
-            self._per_host[host] = left
-        else:
-            self._per_host.pop(host, None)
-
-
-def parse_slots(stored: bytes) -> list[bytes]:
-    """Cut the slot file into node ids; an entry that a crash cut off is left out."""
-    whole = len(stored) - len(stored) % NODE_ID_SIZE
-    return [stored[at : at + NODE_ID_SIZE] for at in range(0, whole, NODE_ID_SIZE)]
-
-
-def slot_entry(node_id: NodeId) -> bytes:
-    return node_id_to_bytes(node_id)
