@@ -2,11 +2,14 @@
 
 import pytest
 
+from shem.kernel.config import Encryption
 from shem.kernel.world import SeededRng
 from shem.net.types import Channel
 from tests.sim.net_world import Network, SimNode, SimRelay, Weather, host, new_key
 
 SEEDS = range(200)
+POLICIES = list(Encryption)
+"""All three live through the same weather."""
 RETURN_S = 2.0
 """How soon a peer talks to a restarted node again, on a network without losses."""
 
@@ -14,8 +17,10 @@ RETURN_S = 2.0
 def town(seed, weather=None, *, nat=(False, False)):
     network = Network(seed, weather)
     relay = SimRelay(network)
+    policy = POLICIES[seed % len(POLICIES)]
     nodes = [
-        SimNode(network, new_key(network), host(number), is_nat=nat[number]) for number in range(2)
+        SimNode(network, new_key(network), host(number), is_nat=nat[number], encryption=policy)
+        for number in range(2)
     ]
     return network, relay, *nodes
 

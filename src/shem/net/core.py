@@ -26,6 +26,7 @@ from shem.net.acceptor import Acceptor, claimed_node
 from shem.net.dialler import DialFailed, Dialler, Established, Greet, Prove
 from shem.net.outputs import (
     Address,
+    ChannelUp,
     DeliverPacket,
     NeighboursFound,
     Output,
@@ -36,7 +37,7 @@ from shem.net.outputs import (
 from shem.net.post import Post
 from shem.net.registry import read_endpoints, read_node
 from shem.net.relay_link import RegisterUs, RelayLink
-from shem.net.requests import ASK, IDLE_PING, LATENCY_PING, Answer, Unanswered
+from shem.net.requests import ASK, IDLE_PING, Answer, Unanswered
 from shem.net.router import LookUp, Reverse, Router
 from shem.net.secure.guard import HINT_BURST, HINT_RATE_PER_S, SessionGuard
 from shem.net.secure.layer import Opened, Secure
@@ -202,8 +203,16 @@ class NodeCore:
                         outputs.append(self._guard.sealed(output, self._now))
                     case _:
                         outputs.append(output)
-            outputs += self._secure.outputs()
-        return outputs + self._secure.outputs()
+            outputs += self._told()
+        return outputs + self._told()
+
+    def _told(self) -> list[Output]:
+        """Return what the encryption layer has to tell, after hearing it ourselves."""
+        outputs = self._secure.outputs()
+        for output in outputs:
+            if isinstance(output, ChannelUp):
+                self._guard.on_channel(output.node_id, self._now)
+        return outputs
 
     def next_deadline(self) -> float:
         times = (
@@ -245,7 +254,9 @@ class NodeCore:
 
     def _on_direct_forward(self, session: Session, forward: Forward, now: float) -> None:
         assert session.peer is not None
-        opened = self._secure.receive(session.peer, forward.flags, forward.payload, now)
+        opened = self._secure.receive(
+            session.peer, forward.flags, forward.payload, now, over=session
+        )
         is_protected = self._guard.protects(session, now)
         if not is_protected or any(each.is_sealed_by(session.peer) for each in opened):
             session.heard(len(forward.payload), now)
@@ -263,6 +274,7 @@ class NodeCore:
             case Sealed.CONTROL if session is not None and opened.is_sealed_by(session.peer):
                 packet = decode_packet(opened.payload)
                 if packet.session_id == session.session_id:
+                    self._guard.confirm(session, now)
                     self._act(packet, session.address, session, now)
 
     def _on_relayed_forward(self, forward: Forward, now: float) -> None:
@@ -435,10 +447,7 @@ class NodeCore:
             for delay in RESUME_AGAIN_S:
                 self._post.control(sid, r.ResumeForwarding(), address, at=now + delay)
         log.info("session.up", peer=peer.node_id, address=address, dialled=established.is_initiator)
-        self.router.on_session(session, now)
-        self._post.requests.start(
-            MeasureLatency(sid), address, sid, r.Ping(), pattern=LATENCY_PING, now=now
-        )
+        self._guard.take(session, now)
 
     def _loses_crossing(self, established: Established, peer: Peer, now: float) -> bool:
         """Both have dialled at once: agree on the session which the smaller id began."""
@@ -531,6 +540,7 @@ class NodeCore:
     def _watch(self, now: float) -> None:
         self._acceptor.forget_old(now)
         self.link.watch(now)
+        self._guard.watch(now)
         for session in self.router.sessions:
             if session.is_unheard(now):
                 self.router.doubt(session, now)

@@ -70,6 +70,13 @@ class StreamsTainted:
 
 
 @dataclass(frozen=True, slots=True)
+class ChannelUp:
+    """An encrypted channel with this node is open, or a new one in the place of another."""
+
+    node_id: NodeId
+
+
+@dataclass(frozen=True, slots=True)
 class RelayUp:
     """We are registered; None means not reachable from outside."""
 
@@ -108,6 +115,7 @@ Output = (
     | RouteFailed
     | RouteShaken
     | StreamsTainted
+    | ChannelUp
     | RelayUp
     | RelayDown
     | NodeFound

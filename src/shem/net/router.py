@@ -122,8 +122,13 @@ class Router:
             return "direct"
         return "relayed" if default in self._relayed else None
 
-    def send(self, node_id: NodeId, flags_and_payload: bytes, now: float) -> None:
-        """Send a packet; without a route hold it and search one."""
+    def send(
+        self, node_id: NodeId, flags_and_payload: bytes, now: float, over: Session | None = None
+    ) -> None:
+        """Send a packet, over a given session or the best route; without one search it."""
+        if over is not None:
+            over.send_forward(self._post, over.head + flags_and_payload, now)
+            return
         default = self.registry.default_of(node_id)
         if session := self.sessions.find(default):
             session.send_forward(self._post, session.head + flags_and_payload, now)

@@ -18,7 +18,7 @@ import structlog
 from shem.identity.keys import PrivateKey
 from shem.kernel.config import Encryption
 from shem.kernel.datagrams import Address, Batch, DatagramSocket, send_once
-from shem.kernel.errors import NotFound, TimedOut, Unreachable, UsageError
+from shem.kernel.errors import NotFound, ShemError, TimedOut, Unreachable, UsageError
 from shem.kernel.ids import ZERO_NODE, NodeId
 from shem.kernel.tasks import TaskScope
 from shem.kernel.world import World
@@ -44,6 +44,8 @@ from shem.wire.forward import STREAM, UNRELIABLE, decode_unreliable, encode_unre
 
 LOOK_UP_TIMEOUT_S: Final = 4.0
 CONNECT_TIMEOUT_S: Final = 25.0
+ONLINE_WAIT_S: Final = 5.0
+"""How long a broadcast waits for a starting node to reach its relay."""
 WAITERS_MAX: Final = 10_000
 """Senders that wait for a route at a time; further ones are refused."""
 FINDERS_MAX: Final = 1_000
@@ -209,9 +211,21 @@ class Net:
         peers = [s.peer.node_id for s in self._core.router.sessions if s.peer is not None]
         near = self._neighbourhood.cached(self._now())
         if near is None:
-            near = await self.neighbours(count)
-            self._neighbourhood.keep(near, self._now())
+            near = await self._nearby(count)
         return self._neighbourhood.choose(peers, near, count)
+
+    async def _nearby(self, count: int) -> list[NodeId]:
+        """Ask the relay; none while it is away. A starting node waits for its first session."""
+        if self._relay is None:
+            return []
+        try:
+            await self.wait_online(ONLINE_WAIT_S)
+            near = await self.neighbours(count)
+        except ShemError as error:
+            log.debug("net.no_neighbours", reason=error.message)
+            return []
+        self._neighbourhood.keep(near, self._now())
+        return near
 
     def forget_neighbours(self) -> None:
         """Ask the relay again at the next broadcast: somebody new is there."""

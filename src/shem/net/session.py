@@ -134,18 +134,27 @@ class PeerSessions:
         """Add it; return the sessions of the same node or address, now removed."""
         assert session.peer is not None
         same_node = self._by_node.get(session.peer.node_id)
-        same_address = self.by_address.get(session.address)
-        replaced = [s for s in dict.fromkeys((same_node, same_address)) if s is not None]
-        for old in replaced:
-            self.remove(old)
-        if same_node is not None and same_node is same_address:
+        if same_node is not None and same_node is self.by_address.get(session.address):
             session.former_id = same_node.session_id
-        if len(self.by_address) >= SESSIONS_MAX:
+        replaced = self.hear(session)
+        if same_node is not None and same_node not in replaced:
+            self.remove(same_node)
+            replaced.append(same_node)
+        self._by_node[session.peer.node_id] = session
+        return replaced
+
+    def hear(self, session: Session) -> list[Session]:
+        """Listen to it, but do not send on it; return the sessions in its place, now removed."""
+        replaced: list[Session] = []
+        same_address = self.by_address.get(session.address)
+        if same_address is not None and same_address is not session:
+            replaced.append(same_address)
+            self.remove(same_address)
+        if len(self.by_address) >= SESSIONS_MAX and same_address is not session:
             oldest = min(self.by_address.values(), key=lambda s: s.last_seen)
             self.remove(oldest)
             replaced.append(oldest)
         self.by_address[session.address] = session
-        self._by_node[session.peer.node_id] = session
         return replaced
 
     def remove(self, session: Session) -> None:

@@ -11,10 +11,9 @@ Rules (docs/protocol/encryption.md §5):
 * a packet under an unknown number makes us say Hello, no more: the peer or we have restarted.
 """
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
 import structlog
 
@@ -43,20 +42,12 @@ from shem.net.secure.packets import (
     read_hello,
 )
 from shem.net.secure.pins import Pins
+from shem.net.secure.trust import REFUSED_S, SILENT_S, Trust
+from shem.net.secure.waiting import Waiting
+from shem.net.session import Session
 from shem.net.types import Peer
 from shem.wire.forward import STREAM, UNRELIABLE
 
-HELD_MAX: Final = 128
-"""Packets that wait per node for a handshake; the oldest is dropped first."""
-HELD_NODES_MAX: Final = 1_024
-REFUSED_S: Final = 300.0
-"""How long a legacy node's refusal is remembered; its own Hello is always heard."""
-SILENT_S: Final = 30.0
-"""The same for silence, which proves less."""
-GIVEN_UP_S: Final = 1.0
-"""How long a node that may not be spoken to in the clear is not greeted again."""
-LEGACY_MAX: Final = 8_192
-"""Legacy nodes remembered, and nodes with plain streams; the first is forgotten first."""
 WATCH_INTERVAL_S: Final = 0.5
 UNHEARD_S: Final = 6.0
 """Sending so long without opening anything: the peer may have lost the channel."""
@@ -74,13 +65,14 @@ LOST_BURST: Final = 2.0
 """Hellos that packets under unknown numbers make us send, per node."""
 
 log = structlog.get_logger()
-V = TypeVar("V")
 
 
 class Way(Protocol):
     """What this layer needs of `router.Router`."""
 
-    def send(self, node_id: NodeId, flags_and_payload: bytes, now: float) -> None: ...
+    def send(
+        self, node_id: NodeId, flags_and_payload: bytes, now: float, over: Session | None = None
+    ) -> None: ...
     def route_of(self, node_id: NodeId) -> str | None: ...
     def connect(self, node_id: NodeId, now: float) -> object: ...
 
@@ -117,16 +109,10 @@ class Secure:
         self._own_ids = frozenset(key.node_id for key in keys)
         self._way = way
         self._registry = registry
-        self._default_of = registry.default_of
-        self._policy = policy
-        self._pins = pins or Pins()
+        self._trust = Trust(policy, pins or Pins())
         self._greetings = Greetings(rng, keys)
         self._links = Links()
-        self._legacy: dict[NodeId, float] = {}
-        self._given_up: dict[NodeId, tuple[float, str]] = {}
-        self._wanted: set[NodeId] = set()
-        self._held: dict[NodeId, deque[tuple[Kind, bytes]]] = {}
-        self._plain_streams: dict[NodeId, None] = {}
+        self._waiting = Waiting(registry.default_of)
         self._outputs: list[out.Output] = []
         self._next_watch = 0.0
         self._hello_limit = RateLimit(HELLO_RATE_PER_S, HELLO_BURST)
@@ -137,9 +123,9 @@ class Secure:
     def is_ready(self, node_id: NodeId, now: float) -> bool:
         """Tell whether packets to the node need not wait for a handshake."""
         return (
-            self._policy is Encryption.OFF
+            self._trust.is_off
             or self._links.current(node_id, now) is not None
-            or self._may_be_plain(node_id, now)
+            or self._trust.is_legacy(node_id, now)
         )
 
     def identities_of(self, node_id: NodeId, now: float) -> frozenset[NodeId] | None:
@@ -152,20 +138,18 @@ class Secure:
 
     def connect(self, target: NodeId, now: float) -> None:
         """Make a route to a node, and a channel if it can; then comes RouteUp or RouteFailed."""
-        self._wanted.add(target)
-        self._greet(self._default_of(target), now)
+        self._waiting.want(target)
+        self._greet(self._registry.default_of(target), now)
 
     def send(self, node_id: NodeId, kind: Kind, payload: bytes, now: float) -> None:
         """Send sealed, or plainly where that is right; hold while it is found out."""
-        if self._policy is Encryption.OFF:
-            self._send_plain(node_id, kind, payload, now)
-        elif link := self._links.current(node_id, now):
+        if link := self._links.current(node_id, now):
             self._seal(link, kind, payload, now)
-        elif self._may_be_plain(node_id, now):
+        elif self.is_ready(node_id, now):
             self._send_plain(node_id, kind, payload, now)
         else:
-            self._hold(node_id, kind, payload)
-            self.connect(node_id, now)
+            self._waiting.hold(node_id, kind, payload)
+            self._greet(node_id, now)
 
     def seal(self, node_id: NodeId, kind: Kind, payload: bytes, now: float) -> bytes | None:
         """Return flags and sealed packet for those who know the way themselves."""
@@ -174,29 +158,32 @@ class Secure:
 
     # --- what arrives
 
-    def receive(self, sender: Peer, flags: int, payload: bytes, now: float) -> list[Opened]:
-        """Take a Forward; return what is in it for the layers above."""
+    def receive(
+        self, sender: Peer, flags: int, payload: bytes, now: float, over: Session | None = None
+    ) -> list[Opened]:
+        """Take a Forward from a session, or from the relay; return what is in it for others.
+
+        Handshakes are answered the way they come: the session may be newer than the route.
+        """
         if not flags & ENCRYPTED:
-            return self._on_plain(sender, flags, payload, now)
-        if self._policy is Encryption.OFF:
+            return self._on_plain(sender, flags, payload, now, over)
+        if self._trust.is_off:
             return []
         try:
             packet_type, number = read_head(payload)
             if packet_type == DATA:
                 return self._on_data(sender, number, payload, now)
             if packet_type == ANSWER:
-                self._on_answer(number, payload, now)
+                self._on_answer(number, payload, now, over)
             elif packet_type == FINISH:
-                return self._on_finish(number, payload, now)
+                return self._on_finish(number, payload, now, over)
         except PeerError as error:
             log.debug("secure.refused", sender=sender.node_id, reason=error.message)
         return []
 
     def on_route_up(self, node_id: NodeId, now: float) -> None:
         """There is a way to this node: begin what was waiting for one."""
-        if self._policy is Encryption.OFF or any(
-            self._default_of(each) == node_id for each in (*self._wanted, *self._held)
-        ):
+        if node_id in self._waiting:
             self._greet(node_id, now)
 
     def on_route_failed(self, node_id: NodeId, reason: str) -> None:
@@ -246,36 +233,31 @@ class Secure:
 
     # --- plain text
 
-    def _may_be_plain(self, node_id: NodeId, now: float) -> bool:
-        return (
-            self._policy is Encryption.PREFERRED
-            and self._legacy.get(node_id, 0.0) > now
-            and node_id not in self._pins
-        )
-
     def _send_plain(self, node_id: NodeId, kind: Kind, payload: bytes, now: float) -> None:
         flags = UNRELIABLE if kind is Kind.UNRELIABLE else STREAM
         if kind is Kind.STREAM:
-            _note(self._plain_streams, node_id, None)
+            self._trust.note_plain_stream(node_id)
         self._way.send(node_id, flags.to_bytes(2, "big") + payload, now)
 
-    def _on_plain(self, sender: Peer, flags: int, payload: bytes, now: float) -> list[Opened]:
+    def _on_plain(
+        self, sender: Peer, flags: int, payload: bytes, now: float, over: Session | None
+    ) -> list[Opened]:
         kind = Kind.UNRELIABLE if flags & UNRELIABLE else Kind.STREAM
-        if self._policy is Encryption.OFF:
+        if self._trust.is_off:
             return [Opened(sender, kind, payload)]
-        if kind is Kind.UNRELIABLE and self._is_about_channels(sender, payload, now):
+        if kind is Kind.UNRELIABLE and self._is_about_channels(sender, payload, now, over):
             return []
-        if self._policy is Encryption.REQUIRED or sender.node_id in self._pins:
+        believed = self._trust.believed(sender)
+        if believed is None:
             log.debug("secure.plain_refused", sender=sender.node_id)
             return []
         if kind is Kind.STREAM:
-            _note(self._plain_streams, sender.node_id, None)
-        identities = self._pins.without(sender.identities)
-        if identities is not sender.identities:
-            sender = Peer(sender.node_id, identities, sender.assurance)
-        return [Opened(sender, kind, payload)]
+            self._trust.note_plain_stream(sender.node_id)
+        return [Opened(believed, kind, payload)]
 
-    def _is_about_channels(self, sender: Peer, payload: bytes, now: float) -> bool:
+    def _is_about_channels(
+        self, sender: Peer, payload: bytes, now: float, over: Session | None
+    ) -> bool:
         attempt = self._greetings.attempt_for(sender.node_id)
         if attempt is not None and is_refusal(payload, attempt.request_id):
             self._on_refused(attempt, now)
@@ -283,32 +265,31 @@ class Secure:
         try:
             hello = read_hello(payload)
             if hello is not None:
-                self._on_hello(sender, hello, now)
+                self._on_hello(sender, hello, now, over)
         except PeerError as error:
             log.debug("secure.refused", sender=sender.node_id, reason=error.message)
             return True
         return hello is not None
 
-    def _on_hello(self, sender: Peer, hello: Hello, now: float) -> None:
+    def _on_hello(self, sender: Peer, hello: Hello, now: float, over: Session | None) -> None:
         if hello.initiator != sender.node_id or hello.initiator in self._own_ids:
             raise PeerError(f"a Hello in the name of {hello.initiator}")
         if self._hello_limit.allow(sender.node_id, now):
             number = self._greetings.new_number(self._links)
             answer = self._greetings.answer(hello, number, now)
-            self._legacy.pop(sender.node_id, None)
-            self._way.send(sender.node_id, FLAGS + answer, now)
+            self._trust.note_hello(sender.node_id)
+            self._way.send(sender.node_id, FLAGS + answer, now, over)
 
     # --- our Hello, and what comes of it
 
     def _greet(self, node_id: NodeId, now: float) -> None:
         """Settle what waits for this node, or do what it waits for."""
-        given_up = self._given_up.get(node_id)
         if self._way.route_of(node_id) is None:
             self._way.connect(node_id, now)
         elif self.is_ready(node_id, now):
             self._settle(node_id, now)
-        elif given_up is not None and given_up[0] > now:
-            self._fail(node_id, given_up[1])
+        elif reason := self._trust.is_given_up(node_id, now):
+            self._fail(node_id, reason)
         else:
             self._say_hello(node_id, now)
 
@@ -335,16 +316,16 @@ class Secure:
     def _go_without(self, node_id: NodeId, for_s: float, reason: str, now: float) -> None:
         if self._links.current(node_id, now) is not None:
             return  # anybody could have said so: the channel goes on
-        if self._policy is Encryption.PREFERRED and node_id not in self._pins:
-            _note(self._legacy, node_id, now + for_s)
+        if self._trust.may_be_plain(node_id):
+            self._trust.note_legacy(node_id, now + for_s)
             log.info("secure.plain", peer=node_id, why=reason)
             self._settle(node_id, now)
             return
         log.warning("secure.impossible", peer=node_id, why=reason)
-        _note(self._given_up, node_id, (now + GIVEN_UP_S, f"{node_id} {reason}"))
+        self._trust.note_given_up(node_id, f"{node_id} {reason}", now)
         self._fail(node_id, f"{node_id} {reason}")
 
-    def _on_answer(self, number: int, packet: bytes, now: float) -> None:
+    def _on_answer(self, number: int, packet: bytes, now: float, over: Session | None) -> None:
         attempt = self._greetings.attempt_numbered(number)
         if attempt is None:
             return
@@ -352,13 +333,15 @@ class Secure:
         if agreed.peer_ids[0] != attempt.target:
             raise PeerError(f"{agreed.peer_ids[0]} answers for {attempt.target}")
         self._open_link(agreed, finish, now)
-        self._way.send(attempt.target, FLAGS + finish, now)
+        self._way.send(attempt.target, FLAGS + finish, now, over)
         self._settle(attempt.target, now)
 
-    def _on_finish(self, number: int, packet: bytes, now: float) -> list[Opened]:
+    def _on_finish(
+        self, number: int, packet: bytes, now: float, over: Session | None
+    ) -> list[Opened]:
         if link := self._links.by_number(number):  # our sign of life was lost
             if self._hello_limit.allow(number, now):
-                self._seal(link, Kind.SIGN_OF_LIFE, b"", now)
+                self._seal(link, Kind.SIGN_OF_LIFE, b"", now, over)
             return []
         half_open = self._greetings.half_open(number)
         if half_open is None:
@@ -366,7 +349,7 @@ class Secure:
         agreed = half_open.responder.on_finish(packet)
         self._greetings.complete(number)
         link = self._open_link(agreed, None, now)
-        self._seal(link, Kind.SIGN_OF_LIFE, b"", now)
+        self._seal(link, Kind.SIGN_OF_LIFE, b"", now, over)
         self._settle(link.channel.peer_id, now)
         return [opened for each in half_open.early for opened in self._open_early(link, each, now)]
 
@@ -375,17 +358,14 @@ class Secure:
         peer = channel.peer_id
         before = self._links.add(channel, finish, now)
         self._greetings.end(peer)
-        self._pins.add(agreed.peer_ids, now)
         self._registry.learn_proven(peer, channel.identities)
-        self._legacy.pop(peer, None)
-        self._given_up.pop(peer, None)
         if not self._next_watch:
             self._next_watch = now + WATCH_INTERVAL_S
-        if peer in self._plain_streams:
-            del self._plain_streams[peer]
+        if self._trust.note_channel(agreed.peer_ids, now):
             self._outputs.append(out.StreamsTainted(peer))
         if before is not None and before.channel.agreed.peer_static != agreed.peer_static:
             self._outputs += (out.RouteShaken(peer), out.PeerUp(peer))  # it has restarted
+        self._outputs.append(out.ChannelUp(peer))
         log.info("secure.up", peer=peer, opened=agreed.is_initiator)
         link = self._links.by_number(agreed.own_number)
         assert link is not None
@@ -393,7 +373,9 @@ class Secure:
 
     # --- data
 
-    def _seal(self, link: Link, kind: Kind, payload: bytes, now: float) -> None:
+    def _seal(
+        self, link: Link, kind: Kind, payload: bytes, now: float, over: Session | None = None
+    ) -> None:
         peer = link.channel.peer_id
         talk = self._links.talk(peer)
         assert talk is not None
@@ -402,7 +384,7 @@ class Secure:
             talk.used_at = now
             if talk.unheard_since is None:
                 talk.unheard_since = now
-        self._way.send(peer, FLAGS + link.channel.seal(kind, payload), now)
+        self._way.send(peer, FLAGS + link.channel.seal(kind, payload), now, over)
 
     def _on_data(self, sender: Peer, number: int, packet: bytes, now: float) -> list[Opened]:
         if link := self._links.by_number(number):
@@ -433,37 +415,15 @@ class Secure:
 
     # --- what waits
 
-    def _hold(self, node_id: NodeId, kind: Kind, payload: bytes) -> None:
-        if node_id not in self._held:
-            if len(self._held) >= HELD_NODES_MAX:
-                return
-            self._held[node_id] = deque(maxlen=HELD_MAX)
-        self._held[node_id].append((kind, payload))
-
     def _settle(self, node_id: NodeId, now: float) -> None:
         """It is known how to talk to this node."""
-        if self._take_wanted(node_id):
+        is_wanted, packets = self._waiting.take(node_id)
+        if is_wanted:
             self._outputs.append(out.RouteUp(node_id))
-        for held_for in [each for each in self._held if self._default_of(each) == node_id]:
-            for kind, payload in self._held.pop(held_for):
-                self.send(node_id, kind, payload, now)
+        for kind, payload in packets:
+            self.send(node_id, kind, payload, now)
 
     def _fail(self, node_id: NodeId, reason: str) -> None:
         self._greetings.end(node_id)
-        for held_for in [each for each in self._held if self._default_of(each) == node_id]:
-            del self._held[held_for]
-        self._take_wanted(node_id)
+        self._waiting.take(node_id)
         self._outputs.append(out.RouteFailed(node_id, reason))
-
-    def _take_wanted(self, node_id: NodeId) -> bool:
-        taken = {e for e in self._wanted if node_id in (e, self._default_of(e))}
-        self._wanted -= taken
-        return bool(taken)
-
-
-def _note(book: dict[NodeId, V], node_id: NodeId, value: V) -> None:
-    """Write into a book of limited size."""
-    book.pop(node_id, None)
-    book[node_id] = value
-    if len(book) > LEGACY_MAX:
-        del book[next(iter(book))]
