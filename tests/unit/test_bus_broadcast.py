@@ -13,7 +13,7 @@ from shem.kernel.caller import Caller
 from shem.kernel.errors import Denied, Unreachable
 from shem.kernel.ids import NodeId
 from shem.kernel.world import SeededRng
-from shem.net.memory import MemoryFabric
+from shem.net.memory import MemoryFabric, MemoryNet
 from shem.net.types import Channel
 from shem.wire.flexbuffers import dumps, pack
 from shem.wire.gsb import BroadcastRequest, encode_packet
@@ -44,6 +44,7 @@ class Town:
         self.stack = AsyncExitStack()
         self.buses: dict[NodeId, Bus] = {}
         self.broadcasts: dict[NodeId, Broadcast] = {}
+        self.nets: dict[NodeId, MemoryNet] = {}
 
     async def add(self, node: NodeId) -> None:
         bus, net = Bus(), self.fabric.node(node)
@@ -51,11 +52,10 @@ class Town:
         broadcast = Broadcast(remote, net, node)
         for part in (remote, broadcast, net):
             await self.stack.enter_async_context(part)
-        self.buses[node], self.broadcasts[node] = bus, broadcast
+        self.buses[node], self.broadcasts[node], self.nets[node] = bus, broadcast, net
 
     def features_of(self, node: NodeId, *own: str) -> Features:
-        net = self.fabric.node(node)  # for its signs of life only
-        return Features(self.buses[node], net, own, clock=self.clock)
+        return Features(self.buses[node], self.nets[node], own, clock=self.clock)
 
 
 @pytest.fixture
@@ -193,14 +193,36 @@ async def test_a_broken_hello_is_an_error_and_not_remembered(town: Town) -> None
     assert await anna.features(BERT) == frozenset()
 
 
-async def test_a_peer_that_shows_up_is_asked_anew(town: Town) -> None:
-    anna = town.features_of(ANNA)
-    assert await anna.features(BERT) == frozenset()
-    town.features_of(BERT, "intent")
+async def test_a_peer_that_shows_up_is_asked_at_once(town: Town) -> None:
+    asked: asyncio.Queue[NodeId] = asyncio.Queue()
 
-    anna.forget(BERT)
+    async def hello(call: Call) -> bytes:
+        asked.put_nowait(call.caller.node_id)
+        return dumps({"Ok": {"features": ["intent"]}})
 
-    assert await anna.features(BERT) == {"intent"}
+    town.buses[BERT].bind(ADDRESS, hello)
+    async with town.features_of(ANNA):
+        for _ in range(2):
+            await town.nets[ANNA].connect(BERT)
+
+            assert await asked.get() == ANNA
+            await town.nets[ANNA].disconnect(BERT)
+
+
+async def test_a_peer_that_does_not_answer_the_greeting_harms_nobody(town: Town) -> None:
+    met = asyncio.Event()
+
+    async def fall_silent(call: Call) -> bytes:
+        met.set()
+        town.fabric.cut(ANNA, BERT)
+        raise GsbError("nobody hears this")
+
+    town.buses[BERT].bind(ADDRESS, fall_silent)
+    async with town.features_of(ANNA) as anna:
+        await town.nets[ANNA].connect(BERT)
+        await met.wait()
+
+        assert await anna.features(CARL) == frozenset()
 
 
 @pytest.mark.parametrize("answer", [5, {}, {"features": 5}, {"features": [1, None, {}]}])

@@ -106,6 +106,30 @@ async def test_find_and_neighbours():
         assert await one.broadcast_targets() == [two.default_id]
 
 
+async def test_a_broadcast_right_after_the_start_waits_for_the_relay():
+    async with AsyncExitStack() as stack:
+        relay = await stack.enter_async_context(Relay(World(), LOOPBACK, difficulty=EASY))
+        one, two = [await stack.enter_async_context(new_net(relay.address)) for _ in range(2)]
+        await two.wait_online(5)
+
+        assert await one.broadcast_targets() == [two.default_id]
+
+
+async def test_a_broadcast_goes_to_peers_when_there_is_no_relay(monkeypatch):
+    monkeypatch.setattr("shem.net.service.ONLINE_WAIT_S", 0.1)
+    async with AsyncExitStack() as stack:
+        relay = await stack.enter_async_context(Relay(World(), LOOPBACK, difficulty=EASY))
+        nets = [await stack.enter_async_context(new_net(relay.address)) for _ in range(2)]
+        lonely = await stack.enter_async_context(new_net(None))
+        one, two = nets
+        await two.wait_online(5)
+        await one.send(two.default_id, Channel.RELIABLE, b"x", timeout_s=5)
+        one._online.clear()
+
+        assert await one.broadcast_targets() == [two.default_id]
+        assert await lonely.broadcast_targets() == []
+
+
 async def test_unknown_node_is_not_found_and_cannot_be_sent_to():
     async with two_nets() as (_, one, _two):
         nobody = NodeId("0x" + "12" * 20)
