@@ -59,6 +59,15 @@ log = structlog.get_logger()
 CONFIRM_TIMEOUT_S: Final = 10.0
 """How long a confirmation tries to reach the provider."""
 PAUSE_AFTER_FAULT_S: Final = 1.0
+OVER: Final = frozenset(
+    {
+        AgreementState.TERMINATED,
+        AgreementState.CANCELLED,
+        AgreementState.REJECTED,
+        AgreementState.EXPIRED,
+    }
+)
+"""States from which an agreement does not come back."""
 
 
 class Key(Protocol):
@@ -276,6 +285,11 @@ class MarketService:
             if event.kind is AgreementState.TERMINATED:
                 return event
         raise UsageError(f"Agreement [{lettered(agreement_id, row.role)}] not terminated yet.")
+
+    async def ending_of(self, agreement_id: str, role: str) -> AgreementEvent | None:
+        """Return how an agreement ended, for a service of this node; None while it has not."""
+        events = await load_log(self._context.store.fetch, agreement_id, Role(role))
+        return next((event for event in reversed(events) if event.kind in OVER), None)
 
     async def agreement_events(
         self,
