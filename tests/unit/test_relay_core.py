@@ -6,127 +6,23 @@ from pathlib import Path
 import pytest
 
 from shem.identity.keys import PrivateKey
-from shem.identity.proof import sign_solution
 from shem.kernel.ids import node_id_to_bytes
-from shem.kernel.world import SeededRng
 from shem.relay.core import RelayCore
 from shem.relay.directory import SESSION_EXPIRY_S, RelaySession
 from shem.relay.limits import PROOF_BURST, SESSIONS_PER_HOST_MAX
-from shem.relay.outputs import SaveSlot, SendCheck, SendDatagram
+from shem.relay.outputs import SendCheck, SendDatagram
 from shem.relay.tickets import TICKET_LIFETIME_S
 from shem.wire import relay as r
-from shem.wire.challenge import Solver
 from shem.wire.forward import encode_forward
 from shem.wire.relay_codec import decode_packet, encode_packet
+from tests.relay_town import DIFFICULTY, Client, Town, joined
 
-DIFFICULTY = 2
 REWRITES = json.loads(Path("tests/vectors/net_forward.json").read_text())["relay_rewrites"]
-
-
-class Town:
-    """A relay core and its clients, without a network."""
-
-    def __init__(self, seed=1):
-        self.rng = SeededRng(seed)
-        self.now = 100.0
-        self.core = RelayCore(
-            self.rng, difficulty=DIFFICULTY, unix_offset_s=1_700_000_000, now=self.now
-        )
-        self.slots = []
-
-    def send(self, packet, source):
-        """Deliver a packet; return what the relay sends to that source."""
-        self.core.receive(encode_packet(packet), source, self.now)
-        return self.answers(source)
-
-    def forward(self, data, source):
-        """Deliver a Forward; return what it became and where it goes."""
-        return next(iter(self.core.receive_batch([(data, source)], self.now)), None)
-
-    def answers(self, source):
-        return [packet for packet, to in self.sent() if to == source]
-
-    def sent(self):
-        out = []
-        for output in self.core.outputs():
-            match output:
-                case SendDatagram(data, address):
-                    out.append((decode_packet(data), address))
-                case SaveSlot(node_id):
-                    self.slots.append(node_id)
-        return out
-
-    def pass_time(self, seconds):
-        self.now += seconds
-        self.core.tick(self.now)
-
-
-class Client:
-    """One node at one address."""
-
-    def __init__(self, town, port, *keys):
-        self.town = town
-        self.address = ("10.0.0.9", port)
-        self.keys = keys or (PrivateKey.generate(town.rng),)
-        self.session_id = b""
-
-    @property
-    def node_id(self):
-        return self.keys[0].node_id
-
-    def ask(self, body, request_id=7):
-        answers = self.town.send(
-            r.Packet(self.session_id, r.Request(request_id, body)), self.address
-        )
-        return answers[0] if answers else None
-
-    def greet(self):
-        return self.town.send(r.Packet(b"", r.Request(1, r.Session())), self.address)[0]
-
-    def prove(self, ticket, keys=None):
-        asked = ticket.content.body.challenge_req
-        solution = Solver(asked.challenge, asked.difficulty).step()
-        proof = r.ChallengeResponse(solution, sign_solution(solution, keys or self.keys))
-        packet = r.Packet(ticket.session_id, r.Request(2, r.Session(challenge_resp=proof)))
-        return self.town.send(packet, self.address)[0]
-
-    def open(self):
-        ticket = self.greet()
-        assert self.prove(ticket).content.code == r.Code.OK
-        self.session_id = ticket.session_id
-        return self
-
-    def register(self, *, is_public=True):
-        """Register, with the check of the address unless its verdict is known."""
-        request = r.Packet(self.session_id, r.Request(7, r.Register()))
-        self.town.core.receive(encode_packet(request), self.address, self.town.now)
-        sent = self.town.sent()
-        if not sent and is_public:
-            pong = r.Packet(self.session_id, r.Response(1, r.Code.OK, r.Pong()))
-            self.town.core.receive_check(encode_packet(pong), self.address, self.town.now)
-            sent = self.town.sent()
-        elif not sent:
-            self.town.pass_time(1.1)
-            sent = self.town.sent()
-        answers = [p for p, to in sent if to == self.address and isinstance(p.content, r.Response)]
-        self.noticed = [(p, to) for p, to in sent if isinstance(p.content, r.Control)]
-        return answers[0]
-
-    def forward(self, slot, payload=b"x", flags=1):
-        return self.town.forward(
-            encode_forward(self.session_id, slot, flags, payload), self.address
-        )
 
 
 @pytest.fixture
 def town():
     return Town()
-
-
-def joined(town, port, *keys, is_public=True):
-    client = Client(town, port, *keys).open()
-    client.register(is_public=is_public)
-    return client
 
 
 # --- sessions
