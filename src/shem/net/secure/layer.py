@@ -55,8 +55,8 @@ SIGN_AFTER_S: Final = 2.0
 """Opening so long without sending anything: the peer is told that its packets arrive."""
 USED_WITHIN_S: Final = 60.0
 """Only a channel in use is renewed."""
-RESPONDER_PATIENCE_S: Final = 60.0
-"""How much longer the responder waits for the initiator to renew."""
+RENEWAL_PATIENCE_S: Final = 60.0
+"""How much longer the node with the greater id waits, so that not both renew at once."""
 HELLO_RATE_PER_S: Final = 2.0
 HELLO_BURST: Final = 6.0
 """Hellos answered per node: each costs half a millisecond."""
@@ -228,7 +228,8 @@ class Secure:
 
     def _wants_renewal(self, talk: Talk, now: float) -> bool:
         channel = talk.links[0].channel
-        patience_s = 0.0 if channel.agreed.is_initiator else RESPONDER_PATIENCE_S
+        is_first = channel.agreed.own_id < channel.peer_id
+        patience_s = 0.0 if is_first else RENEWAL_PATIENCE_S
         return now - talk.used_at < USED_WITHIN_S and channel.wants_renewal(now - patience_s)
 
     # --- plain text
