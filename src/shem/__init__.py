@@ -13,6 +13,8 @@ import importlib
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from shem.rest.models import AbsenceLimit
+    from shem.sdk.absence import Absence, Due
     from shem.sdk.activity import Activity, BatchInfo
     from shem.sdk.agreement import Agreement
     from shem.sdk.batch import Batch, CommandResult
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 
 _ERRORS: Final = "shem.sdk.errors"
 _HOME: Final = {
+    "Absence": "shem.sdk.absence",
+    "AbsenceLimit": "shem.rest.models",
     "Activity": "shem.sdk.activity",
     "ActivityGone": _ERRORS,
     "Agreement": "shem.sdk.agreement",
@@ -51,6 +55,7 @@ _HOME: Final = {
     "CommandFailed": _ERRORS,
     "CommandResult": "shem.sdk.batch",
     "Deploy": "shem.sdk.script",
+    "Due": "shem.sdk.absence",
     "Ended": _ERRORS,
     "Golem": "shem.sdk.golem",
     "GolemError": _ERRORS,
@@ -68,6 +73,8 @@ _HOME: Final = {
 }
 
 __all__ = [
+    "Absence",
+    "AbsenceLimit",
     "Activity",
     "ActivityGone",
     "Agreement",
@@ -81,6 +88,7 @@ __all__ = [
     "CommandFailed",
     "CommandResult",
     "Deploy",
+    "Due",
     "Ended",
     "Golem",
     "GolemError",

@@ -43,6 +43,14 @@ AGREEMENT = "ab" * 32
 RUN = '[{"run": {"entry_point": "/bin/x", "args": ["1"]}}]'
 THREE = '[{"deploy": {}}, {"start": {}}, {"run": {"entry_point": "/bin/x"}}]'
 
+DEMAND = f'{{"golem.srv.comp.expiration":{EPOCH_NS // 1_000_000 + 36_000_000}}}'
+"""Agreements expire ten hours after the beginning."""
+OFFER = (
+    '{"golem.com.usage.vector":["golem.usage.cpu_sec","golem.usage.duration_sec"],'
+    '"golem.com.pricing.model.linear.coeffs":[0.0,0.0,0.0],"golem.runtime.name":"wasmtime",'
+    '"golem.com.payment.debit-notes.accept-timeout?":240}'
+)
+
 Drops = Callable[[CallRequest | CallReply, str], bool]
 """`(packet, message name of the call) -> lose it?`"""
 
@@ -56,6 +64,18 @@ class AgreementRow:
     provider: NodeId
     state: str = "Approved"
     app_session_id: str | None = None
+    demand_properties: str = DEMAND
+    offer_properties: str = OFFER
+
+
+@dataclass(frozen=True)
+class AgreementEnd:
+    """How an agreement ended."""
+
+    kind: str
+    terminator: str
+    reason: str
+    event_ns: int
 
 
 class RowMarket:
@@ -64,12 +84,20 @@ class RowMarket:
     def __init__(self) -> None:
         self.rows: dict[tuple[str, str], AgreementRow] = {}
         self._listeners: list[Callable[[str], None]] = []
+        self.ending: AgreementEnd | None = None
 
     def add(self, identity: NodeId, role: Role, session: str | None) -> None:
         row = AgreementRow(AGREEMENT, identity, role, REQUESTOR, PROVIDER, app_session_id=session)
         self.rows[AGREEMENT, role] = row
 
-    def end(self, *, tell: bool = True) -> None:
+    async def ending_of(self, agreement_id: str, role: str) -> AgreementEnd | None:
+        del agreement_id, role
+        return self.ending
+
+    def end(self, *, tell: bool = True, by: str = "Provider", code: str = "NoActivity") -> None:
+        reason = f'{{"message":"so be it","golem.provider.code":"{code}"}}'
+        now_ns = EPOCH_NS + int(asyncio.get_running_loop().time() * 1e9)
+        self.ending = AgreementEnd("Terminated", by, reason, now_ns)
         self.rows = {key: replace(row, state="Terminated") for key, row in self.rows.items()}
         for fn in self._listeners if tell else ():
             fn(AGREEMENT)

@@ -247,6 +247,15 @@ class EndpointGone(RemoteGsbError):
         super().__init__(address, "Bad request: endpoint address not found")
 
 
+class ActivityEnded(EndpointGone):
+    """Nothing is bound there because the activity has ended: by whom, when, why."""
+
+    code = "activity-ended"
+
+    def __init__(self, story: str, cause: EndpointGone) -> None:
+        ShemError.__init__(self, f"{story} ({cause.message})"[:MESSAGE_MAX])
+
+
 def translate(error: ShemError, address: str) -> ShemError:
     """Return the REST form of what a call to `address` at the peer failed with."""
     match error:

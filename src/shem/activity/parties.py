@@ -33,6 +33,23 @@ class Agreement(Protocol):
     def state(self) -> str: ...
     @property
     def app_session_id(self) -> str | None: ...
+    @property
+    def demand_properties(self) -> str: ...
+    @property
+    def offer_properties(self) -> str: ...
+
+
+class AgreementEnd(Protocol):
+    """How an agreement ended."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def terminator(self) -> str | None: ...
+    @property
+    def reason(self) -> str | None: ...
+    @property
+    def event_ns(self) -> int: ...
 
 
 class Agreements(Protocol):
@@ -40,6 +57,10 @@ class Agreements(Protocol):
 
     async def agreement(self, agreement_id: str, role: str | None = None) -> Agreement | None:
         """Return this node's row of an agreement, in the given role."""
+        ...
+
+    async def ending_of(self, agreement_id: str, role: str) -> AgreementEnd | None:
+        """Return how an agreement ended; None while it has not."""
         ...
 
     def on_agreement_end(self, fn: Callable[[str], None]) -> None:

@@ -54,6 +54,8 @@ class Activity:
     usage_ns: int
     destroy_ns: int | None
     created_ns: int
+    state_ns: int = 0
+    """When this node learned the state."""
 
     @property
     def state_topic(self) -> str:
@@ -87,6 +89,7 @@ def _activity(row: Row) -> Activity:
         usage_ns=row["usage_ns"],
         destroy_ns=row["destroy_ns"],
         created_ns=row["created_ns"],
+        state_ns=row["state_ns"],
     )
 
 

@@ -29,6 +29,7 @@ from shem.activity.records import (
 )
 from shem.activity.results import Result
 from shem.activity.script import parse_script
+from shem.activity.standing import Standings
 from shem.activity.states import ActivityState, parse_state
 from shem.activity.watch import Watch
 from shem.bus.router import Binding, Bus
@@ -38,6 +39,7 @@ from shem.kernel.ids import ActivityId, BatchId, NodeId
 from shem.kernel.tasks import TaskScope
 from shem.kernel.world import World, new_hex_id
 from shem.permissions import Action, Resource, decide
+from shem.rest.models import Standing
 from shem.store.outbox import Outbox
 from shem.store.unit import Store
 
@@ -86,6 +88,7 @@ class ActivityService:
         self._services = ProviderServices(store, market, self._watch, world)
         self._monitor = Monitor(store, market, self._services, self._watch, world)
         self._guard = Guard(store, bus, self._watch, world)
+        self._standings = Standings(store, market, world)
         market.on_agreement_end(self._agreement_ended)
 
     async def __aenter__(self) -> Self:
@@ -182,10 +185,13 @@ class ActivityService:
         activity = await self._own(caller, activity_id, Action.EXEC)
         script = parse_script(text)
         if activity.state.ended or activity.destroy_ns is not None:
-            raise EndpointGone(f"/net/{activity.provider}/exeunit/{activity_id}/Exec")
+            gone = EndpointGone(f"/net/{activity.provider}/exeunit/{activity_id}/Exec")
+            raise await self._standings.explained(activity, gone)
         chosen = batch_id or BatchId(new_hex_id(self.world.rng))
         try:
             await self._work.execute(activity, script, chosen, timeout_s)
+        except EndpointGone as error:
+            raise await self._standings.explained(activity, error) from error
         finally:
             batch = await load_batch(self.store.fetch, activity_id, chosen)
             if batch is not None:
@@ -202,7 +208,10 @@ class ActivityService:
         command_index: int | None,
     ) -> list[Result]:
         activity = await self._own(caller, activity_id, Action.GET_EXEC_BATCH_RESULTS)
-        return await self._reading.results(activity, batch_id, timeout_s, command_index)
+        try:
+            return await self._reading.results(activity, batch_id, timeout_s, command_index)
+        except EndpointGone as error:
+            raise await self._standings.explained(activity, error) from error
 
     async def stream(
         self, caller: Caller, activity_id: str, batch_id: str
@@ -224,7 +233,10 @@ class ActivityService:
         self, caller: Caller, activity_id: str, timeout_s: float
     ) -> list[object]:
         activity = await self._own(caller, activity_id, Action.GET_RUNNING_COMMAND)
-        return await self._reading.running_command(activity, timeout_s)
+        try:
+            return await self._reading.running_command(activity, timeout_s)
+        except EndpointGone as error:
+            raise await self._standings.explained(activity, error) from error
 
     # --- both ---------------------------------------------------------------------------------
 
@@ -239,6 +251,10 @@ class ActivityService:
         if activity.role is Role.PROVIDER:
             return usage_body(activity.usage, activity.usage_ns)
         return await self._reading.usage(activity, timeout_s)
+
+    async def standing(self, caller: Caller, activity_id: str) -> Standing:
+        """Return whether it lives, how it ended, and how long its requestor may be away."""
+        return await self._standings.standing(await self._pick(caller, activity_id, READ_STATE))
 
     async def agreement_of(self, caller: Caller, activity_id: str) -> str:
         return (await self._pick(caller, activity_id, READ_STATE)).agreement_id

@@ -70,6 +70,7 @@ def routes(activity: ActivityService) -> list[Route]:
         route("PUT", f"{one}/state", _json(api.set_state)),
         route("GET", f"{one}/usage", _json(api.usage)),
         route("GET", f"{one}/agreement", _json(api.agreement)),
+        route("GET", f"{one}/absence", _json(api.absence)),
         route("GET", f"{one}/command", _json(api.command)),
         route("POST", f"{one}/exec", _json(api.execute)),
         route("GET", f"{one}/exec", _json(api.batches)),
@@ -176,6 +177,9 @@ class _Api:
 
     async def usage(self, request: Request, who: Context) -> object:
         return await self._activity.usage(who.caller, _id(request), _timeout_s(request))
+
+    async def absence(self, request: Request, who: Context) -> object:
+        return await self._activity.standing(who.caller, _id(request))
 
     async def agreement(self, request: Request, who: Context) -> object:
         return await self._activity.agreement_of(who.caller, _id(request))

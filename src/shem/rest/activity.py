@@ -15,6 +15,7 @@ from shem.rest.models import (
     CreateRequest,
     ExeScriptCommandResult,
     ProviderEvent,
+    Standing,
 )
 from shem.rest.transport import Transport, segment
 
@@ -98,6 +99,10 @@ class Activities:
         path = _activity(activity_id, "usage")
         query = {"timeout": timeout_s}
         return await self._transport.read(ActivityUsage, path, query=query, wait_s=timeout_s)
+
+    async def standing(self, activity_id: str) -> Standing:
+        """Whether it lives, how it ended, how long one may be away; 404 at a yagna."""
+        return await self._transport.read(Standing, _activity(activity_id, "absence"))
 
     async def set_state(self, activity_id: str, state: ActivityState) -> None:
         """Report a state (provider)."""

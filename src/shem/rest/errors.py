@@ -29,6 +29,9 @@ CODE_OF_STATUS: Final = {
 NO_SUCH_ENDPOINT: Final = "endpoint address not found"
 CODE_ENDPOINT_GONE: Final = "endpoint-gone"
 """The peer answered, and nobody serves the address there: the ExeUnit is not running."""
+CODE_ACTIVITY_ENDED: Final = "activity-ended"
+"""The node knows why nobody serves it: the message says by whom and why it was ended."""
+GONE: Final = frozenset({CODE_ENDPOINT_GONE, CODE_ACTIVITY_ENDED})
 CODE_PEER_UNREACHABLE: Final = "peer-unreachable"
 CODE_NO_SUCH_PATH: Final = "no-such-path"
 """An empty 404: the node has no such endpoint, or not for this method."""

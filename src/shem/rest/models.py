@@ -167,6 +167,56 @@ class Batch(Model, frozen=True):
     message: str | None = None
 
 
+class Ending(Model, frozen=True, omit_defaults=False):
+    """How an activity ended."""
+
+    by: str
+    """`Requestor`, `Provider`, `Expiry`, or `unknown`."""
+    why: str
+    at: str | None = None
+    code: str | None = None
+
+
+class AbsenceLimit(Model, frozen=True, omit_defaults=False):
+    """One thing that happens to those who stay away too long."""
+
+    kind: str
+    effect: str
+    """`ends-activity`, `ends-agreement` or `loses-results`."""
+    text: str
+    applies: bool = True
+    at: str | None = None
+    """The moment when it happens, for one that is fixed."""
+    after_sec: float | None = None
+    """Or so many seconds after the requestor fell silent."""
+
+
+class Due(Model, frozen=True, omit_defaults=False):
+    """What the usage so far costs at the agreed price."""
+
+    amount: str
+    """GLM, a decimal number."""
+    usage: dict[str, float]
+    is_estimate: bool = True
+    """Computed here from usage and price: what counts is the provider's note."""
+
+
+class Standing(Model, frozen=True, omit_defaults=False):
+    """`GET …/absence`: whether an activity lives, and how long one may be away from it."""
+
+    activity_id: str
+    agreement_id: str
+    alive: bool
+    ended: Ending | None = None
+    seconds: float | None = None
+    """How long; None: nothing limits it, or it has ended."""
+    until: str | None = None
+    limited_by: str | None = None
+    limits: list[AbsenceLimit] = []
+    results_until: str | None = None
+    due: Due | None = None
+
+
 class ProviderEvent(Model, frozen=True):
     """A requestor created or destroyed an activity; `kind` names which."""
 

@@ -12,9 +12,10 @@ from shem.kernel.ids import parse_batch_id
 from shem.kernel.world import new_hex_id
 from shem.rest import models
 from shem.rest.errors import ApiError, Disconnected
+from shem.sdk.absence import Absence, how_it_ended, look
 from shem.sdk.agreement import Agreement, expires
 from shem.sdk.batch import Batch, CommandResult, list_batches
-from shem.sdk.errors import ActivityGone, AgreementEnded, Ended, GolemError, NotReachable, explain
+from shem.sdk.errors import ActivityGone, AgreementEnded, GolemError, NotReachable, explain
 from shem.sdk.patience import passing
 from shem.sdk.script import Run, Script, commands_of, encode
 from shem.sdk.session import Session
@@ -103,6 +104,10 @@ class Activity:
         state = self.session.rest.activity.state
         return await self.session.patience.ask(lambda: state(self.id))
 
+    async def absence(self) -> Absence:
+        """Say how long you may be away from now on, and what limits it."""
+        return (await look(self.session, self.id, await self.agreement.info())).absence
+
     async def usage(self) -> models.ActivityUsage:
         usage = self.session.rest.activity.usage
         return await self.session.patience.ask(lambda: usage(self.id))
@@ -146,8 +151,7 @@ class Activity:
         state = await self.session.rest.activity.state(self.id)
         if state.alive:
             return None
-        why = state.error_message or state.reason or "terminated"
-        return ActivityGone(self.id, Ended("unknown", None, why))
+        return ActivityGone(self.id, await how_it_ended(self.session, self.id, state))
 
     async def gone_or(self, error: GolemError) -> GolemError:
         """Return how the activity ended, or `error` when it has not, or nobody can say."""

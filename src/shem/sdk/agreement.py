@@ -5,12 +5,14 @@ from typing import Any, Final
 from shem.kernel import times
 from shem.rest import models
 from shem.rest.errors import ApiError, Disconnected
+from shem.rest.terms import EXPIRATION
 from shem.sdk.errors import Ended, GolemError, explain
 from shem.sdk.session import Session
 
 DONE: Final = frozenset({"Terminated", "Cancelled", "Rejected", "Expired"})
 """States from which an agreement does not come back."""
-EXPIRATION: Final = "golem.srv.comp.expiration"
+EXPIRY: Final = "Expiry"
+"""Who ended it, when nobody did: its own terms."""
 
 
 class Agreement:
@@ -35,7 +37,7 @@ class Agreement:
         if info.state == "Terminated":
             return await self._termination()
         if info.state in DONE:
-            by = "Expiry" if info.state == "Expired" else "unknown"
+            by = EXPIRY if info.state == "Expired" else "unknown"
             return Ended(by, expires(info), info.state.lower())
         return None
 
@@ -68,7 +70,7 @@ class Agreement:
         reason = event.reason or {}
         code = reason.get("golem.provider.code") or reason.get("golem.requestor.code")
         return Ended(
-            by=event.terminator or "unknown",
+            by=EXPIRY if code == "Expired" else event.terminator or "unknown",
             at=event.event_date,
             why=str(reason.get("message", "")),
             code=None if code is None else str(code),

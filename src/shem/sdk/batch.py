@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from shem.rest import models
-from shem.rest.errors import CODE_ENDPOINT_GONE, CODE_NO_SUCH_PATH, ApiError, Disconnected
+from shem.rest.errors import CODE_NO_SUCH_PATH, GONE, ApiError, Disconnected
 from shem.rest.models import ExeScriptCommandResult
 from shem.sdk.errors import (
     BatchTimeout,
@@ -190,7 +190,7 @@ class Batch:
     async def _reason(self, error: ApiError | Disconnected) -> GolemError:
         """Find out what an error means: the batch, the activity, or the way to it."""
         if isinstance(error, ApiError):
-            if error.code == CODE_ENDPOINT_GONE:
+            if error.code in GONE:
                 return await self._activity.gone_or(explain(error))
             if error.status == 404:
                 text = f"activity {self._activity.id} has no batch {self.id}: {error.message}"

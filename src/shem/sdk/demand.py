@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from shem.rest.models import Properties
-from shem.sdk.agreement import EXPIRATION
+from shem.rest.terms import EXPIRATION
 from shem.sdk.payloads import Payload
 
 PLATFORM_PREFIX: Final = "golem.com.payment.platform."

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shem.kernel.errors import ShemError
-from shem.rest.errors import CODE_NO_SUCH_PATH, ApiError, Disconnected
+from shem.rest.errors import CODE_ACTIVITY_ENDED, CODE_NO_SUCH_PATH, ApiError, Disconnected
 
 if TYPE_CHECKING:
     from shem.sdk.batch import CommandResult
@@ -145,6 +145,8 @@ def explain(error: ApiError | Disconnected) -> GolemError:
         return PermissionDenied(error.message)
     if error.status in {405, 501} or error.code == CODE_NO_SUCH_PATH:
         return NotSupported(f"{error.message} ({error.call})")
+    if error.code == CODE_ACTIVITY_ENDED:
+        return NodeRefused(error.message, status=410, code=error.code)
     if error.code in {"peer-unreachable", "timeout"}:
         return NotReachable(f"the provider does not answer now, try again later: {error.message}")
     return NodeRefused(str(error), status=error.status, code=error.code)

@@ -50,7 +50,7 @@ class Rental:
         agreement = Agreement(session, agreement_id)
         try:
             activity_id = await _create(session, agreement_id)
-            found = report.fresh(await agreement.info())
+            found = await report.fresh(session, activity_id, await agreement.info())
             activity = Activity(session, activity_id, agreement, found)
             batch = await activity.submit([Deploy(), Start()])
             await batch.wait(START_TIMEOUT_S, check=True)

@@ -5,6 +5,7 @@ from typing import Final
 
 from shem.rest import models
 from shem.rest.errors import ApiError, Disconnected
+from shem.sdk.absence import Absence, Due, how_it_ended, look
 from shem.sdk.activity import Activity
 from shem.sdk.agreement import Agreement, expires
 from shem.sdk.batch import CommandResult, list_batches, result_of
@@ -46,6 +47,10 @@ class AttachReport:
     provider_id: str
     agreement_state: str
     expires: str | None
+    due: Due | None
+    """What the usage so far costs; None when it is not known."""
+    absence: Absence
+    """How long you may be away from now on, and what limits it."""
     batches: tuple[BatchReport, ...]
     batches_listed: bool
     """False at a node that cannot list batches: `batches` has only those of the ticket."""
@@ -69,7 +74,8 @@ async def attach(session: Session, activity_id: str, ticket: Ticket | None) -> A
     ended = await agreement.ended()
     state = await _state(session, activity_id)
     if ended is None and state is not None and not state.alive:
-        ended = Ended("unknown", None, state.error_message or state.reason or "terminated")
+        ended = await how_it_ended(session, activity_id, state)
+    found = await look(session, activity_id, info, ended=ended is not None)
     liveness = ENDED if ended else UNREACHABLE if state is None else ALIVE
     batches, listed = await _batches(session, activity_id, ticket)
     report = AttachReport(
@@ -79,6 +85,8 @@ async def attach(session: Session, activity_id: str, ticket: Ticket | None) -> A
         provider_id=info.offer.provider_id,
         agreement_state=info.state,
         expires=expires(info),
+        due=found.due,
+        absence=found.absence,
         batches=batches,
         batches_listed=listed,
     )
@@ -88,8 +96,9 @@ async def attach(session: Session, activity_id: str, ticket: Ticket | None) -> A
     return activity
 
 
-def fresh(info: models.Agreement) -> AttachReport:
+async def fresh(session: Session, activity_id: str, info: models.Agreement) -> AttachReport:
     """Return the report of an activity that was just created."""
+    found = await look(session, activity_id, info)
     return AttachReport(
         liveness=ALIVE,
         state="Initialized",
@@ -97,6 +106,8 @@ def fresh(info: models.Agreement) -> AttachReport:
         provider_id=info.offer.provider_id,
         agreement_state=info.state,
         expires=expires(info),
+        due=found.due,
+        absence=found.absence,
         batches=(),
         batches_listed=True,
     )

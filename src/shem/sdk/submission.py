@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from shem.kernel.world import new_hex_id
-from shem.rest.errors import CODE_ENDPOINT_GONE, ApiError, Disconnected
+from shem.rest.errors import GONE, ApiError, Disconnected
 from shem.rest.models import Batch as BatchEntry
 from shem.sdk.errors import (
     BatchUnknown,
@@ -71,7 +71,7 @@ class Submission:
             if error.code == CODE_NEVER:
                 self._renew(error)
                 return None
-            if error.code == CODE_ENDPOINT_GONE:
+            if error.code in GONE:
                 raise await activity.gone_or(explain(error)) from error
             if error.status in {404, 410}:
                 raise await activity.gone_or(explain(error)) from error
