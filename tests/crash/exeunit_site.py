@@ -94,14 +94,16 @@ class Site:
         self.agreement = directory / "agreement.json"
         self._processes: list[asyncio.subprocess.Process] = []
 
-    def write_agreement(self, *, lives_s: float = 3_600.0, **demand: Any) -> None:
+    def write_agreement(
+        self, *, lives_s: float = 3_600.0, counters: tuple[str, ...] = (), **demand: Any
+    ) -> None:
         expires_ms = World().clock.wall_ns() // 1_000_000 + int(lives_s * 1_000)
         comp = {
             "task_package": self.package.task_package,
             "expiration": expires_ms,
             **demand,
         }
-        usage = ["golem.usage.cpu_sec", "golem.usage.duration_sec"]
+        usage = ["golem.usage.cpu_sec", "golem.usage.duration_sec", *counters]
         body = {
             "agreementId": "a" * 64,
             "demand": {"properties": {"golem": {"srv": {"comp": comp}}}},
@@ -118,8 +120,8 @@ class Site:
         async with SocketServer(bus, GsbAddress(path=self.socket), world=World()):
             yield daemon
 
-    async def start(self, **extra_env: str) -> asyncio.subprocess.Process:
-        command = [*BUILT_IN.command, "service-bus", ACTIVITY]
+    async def start(self, *options: str, **extra_env: str) -> asyncio.subprocess.Process:
+        command = [*BUILT_IN.command, *options, "service-bus", ACTIVITY]
         command += ["/local/activity", "-a", str(self.agreement), "-w", str(self.work_dir)]
         command += ["-c", str(self.directory / "cache")]
         env = {**os.environ, "GSB_URL": f"unix:{self.socket}"}

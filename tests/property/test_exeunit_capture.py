@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from shem.exeunit import capture
 from shem.exeunit.capture import Capture
-from shem.exeunit.script import CaptureMode, Part
+from shem.exeunit.commands import CaptureMode, Part
 
 PIECES = st.lists(st.binary(max_size=20), max_size=20)
 LIMITS = st.integers(0, 60)

@@ -10,7 +10,8 @@ from shem.exeunit import core as core_module
 from shem.exeunit.core import INTERRUPTED, Begin, Core, Refuse, State
 from shem.exeunit.journal import Record
 from shem.exeunit.results import Outcome, failure
-from shem.exeunit.script import Kind, parse_script
+from shem.exeunit.commands import Kind
+from shem.exeunit.script import parse_script
 from shem.kernel.errors import Conflict, NotFound, StorageFault, UsageError
 
 NOW = 1_795_465_792_000_000_000

@@ -8,7 +8,7 @@ import pytest
 
 from shem.exeunit.command import exe_unit
 from shem.exeunit.runtimes.wasm import check_runtime
-from shem.kernel.errors import NotSupported
+from shem.kernel.errors import NotSupported, UsageError
 from shem.provider.descriptor import BUILT_IN
 
 
@@ -33,15 +33,18 @@ def test_the_runtime_works_here() -> None:
 @pytest.mark.parametrize(
     "args",
     [
-        ("-b", "/usr/bin/runtime", "test"),
-        ("-r", "x", "test"),
-        ("--runtime-managed-image", "test"),
         ("--sec-key", "ab", "test"),
         ("from-file", "commands.json"),
     ],
 )
 def test_what_is_not_built_says_so(args: tuple[str, ...]) -> None:
     with pytest.raises(NotSupported):
+        exe_unit.main(list(args), standalone_mode=False)
+
+
+@pytest.mark.parametrize("args", [("-b", "/nowhere/runtime", "test"), ("-r", "x", "test")])
+def test_what_makes_no_sense_is_refused(args: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError):
         exe_unit.main(list(args), standalone_mode=False)
 
 

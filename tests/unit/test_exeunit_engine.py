@@ -15,6 +15,7 @@ from shem.exeunit import journal as journal_module
 from shem.exeunit.core import State
 from shem.exeunit.engine import Engine
 from shem.exeunit.journal import Journal, decode_records
+from shem.exeunit.performer import Performer
 from shem.exeunit.runtimes.base import Limits
 from shem.exeunit.runtimes.wasm import WasmRuntime
 from shem.exeunit.script import Script, parse_script
@@ -47,13 +48,13 @@ class Place:
         world = World()
         scope = TaskScope()
 
-        async def image() -> Path:
+        async def image(_: object) -> Path:
             return self.package
 
+        runtime = WasmRuntime(self.work_dir, world.rng, Limits())
         engine = Engine(
             journal=Journal(self.work_dir / "journal"),
-            runtime=WasmRuntime(self.work_dir, world.rng, Limits()),
-            fetch_image=image,
+            performer=Performer(runtime, image, world),
             world=world,
             scope=scope,
         )

@@ -2,7 +2,8 @@
 
 import pytest
 
-from shem.exeunit.script import CaptureMode, Kind, Part, parse_script
+from shem.exeunit.commands import CaptureMode, Kind, Part
+from shem.exeunit.script import parse_script
 from shem.kernel.errors import UsageError
 
 RUN = {"run": {"entry_point": "mandel", "args": ["render"]}}

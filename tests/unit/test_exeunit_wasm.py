@@ -13,13 +13,17 @@ import pytest
 import wasmtime
 
 from shem.devnet import payload
+from shem.exeunit.commands import Command, DeployOptions, Kind
 from shem.exeunit.runtimes.base import Limits, RuntimeFault, Stopped
 from shem.exeunit.runtimes.wasm import WasmRuntime
-from shem.exeunit.script import Command, Kind
 from shem.kernel.world import SeededRng
 
 SCENE = "centre -0.743643887037151 0.131825904205330\nwidth 3 0.00001\nsize 80 60\niterations 300\n"
 ENDLESS = "centre 0 0\nwidth 0.1 0.1\nsize 4000 4000\niterations 10000000\n"
+
+
+def nowhere(_: bytes) -> None:
+    """Take output that nobody wants."""
 
 
 def run_command(*args: str, entry_point: str = "mandel") -> Command:
@@ -45,8 +49,10 @@ async def started(tmp_path: Path, package: Path | None = None, *, mem: int = 64 
     work_dir = tmp_path / "work"
     work_dir.mkdir()
     program = Program(work_dir, Limits(memory_size=mem))
-    await program.runtime.deploy(package or payload.write_package(tmp_path).path)
-    await program.runtime.start()
+    await program.runtime.deploy(
+        package or payload.write_package(tmp_path).path, DeployOptions(), nowhere, nowhere
+    )
+    await program.runtime.start((), nowhere, nowhere)
     return program
 
 
@@ -141,7 +147,7 @@ async def test_a_new_runtime_takes_the_deployment_up_again(tmp_path: Path) -> No
     await program.run("note", "before")
 
     later = Program(tmp_path / "work", Limits())
-    await later.runtime.start()
+    await later.runtime.start((), nowhere, nowhere)
 
     assert await later.run("ledger") == 0
     assert later.stdout == b"before\n"
@@ -197,12 +203,14 @@ async def test_programs_that_trap_or_do_not_fit_are_faults(
 
 async def test_deploy_needs_an_image(tmp_path: Path) -> None:
     with pytest.raises(RuntimeFault, match="no task package"):
-        await WasmRuntime(tmp_path, SeededRng(1), Limits()).deploy(None)
+        await WasmRuntime(tmp_path, SeededRng(1), Limits()).deploy(
+            None, DeployOptions(), nowhere, nowhere
+        )
 
 
 async def test_start_needs_a_deployment(tmp_path: Path) -> None:
     with pytest.raises(RuntimeFault, match="deployment"):
-        await WasmRuntime(tmp_path, SeededRng(1), Limits()).start()
+        await WasmRuntime(tmp_path, SeededRng(1), Limits()).start((), nowhere, nowhere)
 
 
 def bad_packages() -> dict[str, dict[str, bytes]]:
@@ -233,14 +241,18 @@ async def test_malformed_packages_are_refused(tmp_path: Path, message: str) -> N
             archive.writestr(name, data)
 
     with pytest.raises(RuntimeFault, match=message):
-        await WasmRuntime(tmp_path, SeededRng(1), Limits()).deploy(path)
+        await WasmRuntime(tmp_path, SeededRng(1), Limits()).deploy(
+            path, DeployOptions(), nowhere, nowhere
+        )
 
 
 async def test_what_is_no_zip_or_no_module_is_refused(tmp_path: Path) -> None:
     text = tmp_path / "text.zip"
     text.write_bytes(hashlib.sha256(b"").digest() * 100)
     with pytest.raises(RuntimeFault, match="cannot be read"):
-        await WasmRuntime(tmp_path, SeededRng(1), Limits()).deploy(text)
+        await WasmRuntime(tmp_path, SeededRng(1), Limits()).deploy(
+            text, DeployOptions(), nowhere, nowhere
+        )
 
     path = tmp_path / "module.zip"
     with zipfile.ZipFile(path, "w") as archive:
@@ -248,6 +260,6 @@ async def test_what_is_no_zip_or_no_module_is_refused(tmp_path: Path) -> None:
         archive.writestr("manifest.json", json.dumps(entries))
         archive.writestr("t.wasm", b"\0asm but not")
     runtime = WasmRuntime(tmp_path, SeededRng(1), Limits())
-    await runtime.deploy(path)
+    await runtime.deploy(path, DeployOptions(), nowhere, nowhere)
     with pytest.raises(RuntimeFault, match="does not compile"):
-        await runtime.start()
+        await runtime.start((), nowhere, nowhere)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shem.exeunit.command import OFFER_TEMPLATE
+from shem.exeunit.runtimes.choice import OFFER_TEMPLATE
 from shem.kernel.errors import UsageError
 from shem.provider.command import load_config
 from shem.provider.config import Hardware, ProviderConfig

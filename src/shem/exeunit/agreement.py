@@ -20,6 +20,8 @@ EXPIRATION: Final = "golem.srv.comp.expiration"
 USAGE_VECTOR: Final = "golem.com.usage.vector"
 MEMORY_GIB: Final = "golem.inf.mem.gib"
 STORAGE_GIB: Final = "golem.inf.storage.gib"
+THREADS: Final = "golem.inf.cpu.threads"
+THREADS_MAX: Final = 4_096
 _TAG: Final = "@tag"
 _DEPTH_MAX: Final = 32
 _NS_PER_MS: Final = NS_PER_S // 1_000
@@ -35,6 +37,7 @@ class AgreementTerms:
     usage_vector: tuple[str, ...]
     memory_gib: float | None
     storage_gib: float | None
+    threads: int | None
     expires_ns: int | None
 
 
@@ -68,6 +71,7 @@ def parse_terms(body: Mapping[str, object]) -> AgreementTerms:
         usage_vector=tuple(vector),
         memory_gib=_number(offer.get(MEMORY_GIB)),
         storage_gib=_number(offer.get(STORAGE_GIB)),
+        threads=_count(offer.get(THREADS)),
         expires_ns=None if expires_ms is None else int(expires_ms) * _NS_PER_MS,
     )
 
@@ -128,3 +132,8 @@ def _number(value: object) -> float | None:
         except ValueError:
             return None
     return None
+
+
+def _count(value: object) -> int | None:
+    number = _number(value)
+    return None if number is None or not 1 <= number <= THREADS_MAX else int(number)

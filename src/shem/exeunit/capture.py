@@ -6,7 +6,7 @@ Pure and bounded: whatever a program prints, a buffer holds at most `CAPTURE_SIZ
 from dataclasses import dataclass, field
 from typing import Final
 
-from shem.exeunit.script import CaptureMode, Part
+from shem.exeunit.commands import CaptureMode, Part
 
 CAPTURE_SIZE_MAX: Final = 4 << 20
 """Bytes kept of one stream of one command, whatever was asked for."""

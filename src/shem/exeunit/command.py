@@ -1,62 +1,70 @@
 """`shem exe-unit`: the command line of a Golem supervisor (docs/protocol/activity-exeunit.md §6.1).
 
-Started by a provider agent, ours or another. Options of the original that mean nothing to the
-built-in runtime are accepted where ignoring them is right, and refused where it is not.
+Started by a provider agent, ours or another.
 """
 
 import asyncio
 import json
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from shem.exeunit.usage import COUNTERS
 from shem.kernel import log as logs
 from shem.kernel.config import DEFAULT_GSB_URL, setting
-from shem.kernel.errors import NotSupported
+from shem.kernel.errors import NotSupported, UsageError
 from shem.kernel.world import World
 
 if TYPE_CHECKING:
+    from shem.exeunit.runtimes.choice import RuntimeChoice
     from shem.exeunit.service import Setup
 
 ENDING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT)
 
-OFFER_TEMPLATE: Final[dict[str, Any]] = {
-    "properties": {
-        "golem.com.usage.vector": list(COUNTERS),
-        "golem.activity.caps.transfer.protocol": ["http", "https"],
-        "golem.activity.caps.transfer.report-progress": False,
-        "golem.activity.caps.deploy.report-progress": False,
-        "golem.runtime.capabilities": [],
-    },
-    "constraints": "",
-}
-"""The protocols are those an image can come by; the transfer command is not built yet."""
-
 
 @click.group()
-@click.option("-b", "--binary", type=click.Path(path_type=Path), help="Another runtime's binary.")
-@click.option("-r", "--runtime-arg", multiple=True, help="Argument for the runtime.")
-@click.option("--runtime-managed-hardware", "--cap-handoff", is_flag=True)
-@click.option("--runtime-managed-image", is_flag=True)
+@click.option("-b", "--binary", type=click.Path(path_type=Path), help="A runtime's binary.")
+@click.option("-r", "--runtime-arg", multiple=True, help="Argument for every call of the binary.")
+@click.option(
+    "--runtime-managed-hardware",
+    "--cap-handoff",
+    is_flag=True,
+    help="The runtime keeps to the limits of the Offer itself.",
+)
+@click.option("--runtime-managed-image", is_flag=True, help="The runtime finds its image itself.")
+@click.option("--runtime", type=click.Choice(["wasm", "container"]), default="wasm")
 @click.option("--sec-key", hidden=True)
+@click.pass_context
 def exe_unit(
+    ctx: click.Context,
+    *,
     binary: Path | None,
     runtime_arg: tuple[str, ...],
     runtime_managed_hardware: bool,
     runtime_managed_image: bool,
+    runtime: str,
     sec_key: str | None,
 ) -> None:
-    """Run one activity; started by the provider agent."""
-    del runtime_managed_hardware
-    if binary is not None or runtime_arg:
-        raise NotSupported("runtime binaries (-b, -r) are not supported yet: leave them out")
-    if runtime_managed_image:
-        raise NotSupported("--runtime-managed-image is not supported yet")
+    """Run one activity; started by the provider agent.
+
+    Without a binary the runtime is a built-in one: --runtime.
+    """
     if sec_key is not None:
         raise NotSupported("--sec-key (SGX) is not supported")
+    if binary is not None and not binary.exists():
+        raise UsageError(f"--binary: there is no {binary}")
+    from shem.exeunit.runtimes.choice import BuiltIn, RuntimeChoice
+
+    ctx.obj = RuntimeChoice(
+        built_in=BuiltIn(runtime),
+        binary=binary,
+        args=runtime_arg,
+        manages_hardware=runtime_managed_hardware,
+        manages_image=runtime_managed_image,
+    )
+    if ctx.obj.args and not ctx.obj.is_plugin:
+        raise UsageError("--runtime-arg: the built-in runtime takes no arguments")
     logs.configure()
 
 
@@ -67,7 +75,9 @@ def exe_unit(
 @click.option("-w", "--work-dir", required=True, type=click.Path(path_type=Path))
 @click.option("-c", "--cache-dir", required=True, type=click.Path(path_type=Path))
 @click.option("--requestor-pub-key", hidden=True)
+@click.pass_obj
 def service_bus(
+    choice: "RuntimeChoice",
     *,
     service_id: str,
     report_url: str,
@@ -88,6 +98,7 @@ def service_bus(
         work_dir=work_dir.absolute(),
         cache_dir=cache_dir.absolute(),
         gsb_url=setting("GSB_URL", "GSB_URL") or DEFAULT_GSB_URL,
+        runtime=choice,
     )
     setup.work_dir.mkdir(parents=True, exist_ok=True)
     setup.cache_dir.mkdir(parents=True, exist_ok=True)
@@ -107,18 +118,17 @@ def from_file(**_: object) -> None:
 
 
 @exe_unit.command("offer-template")
-def offer_template() -> None:
+@click.pass_obj
+def offer_template(choice: "RuntimeChoice") -> None:
     """Print what an Offer can say of this ExeUnit."""
-    click.echo(json.dumps(OFFER_TEMPLATE))
+    click.echo(json.dumps(asyncio.run(choice.offer_template(World()))))
 
 
 @exe_unit.command("test")
-def test() -> None:
+@click.pass_obj
+def test(choice: "RuntimeChoice") -> None:
     """Check that the runtime works on this machine."""
-    from shem.exeunit.runtimes.wasm import check_runtime
-
-    check_runtime()
-    click.echo("ok")
+    click.echo(asyncio.run(choice.check(World())))
 
 
 async def _serve(setup: "Setup") -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from shem.exeunit.commands import Command, Kind
 from shem.exeunit.journal import Record
 from shem.exeunit.results import (
     Outcome,
@@ -23,7 +24,7 @@ from shem.exeunit.results import (
     result_fields,
     result_of_fields,
 )
-from shem.exeunit.script import Command, Kind, Script, parse_script
+from shem.exeunit.script import Script, parse_script
 from shem.kernel.errors import Conflict, NotFound, StorageFault, UsageError
 
 BATCHES_MAX: Final = 10_000

@@ -1,25 +1,24 @@
 """The engine: batches go in, durable results come out.
 
-Holds the core, the journal and the runtime together. The one rule: decide, make durable, apply,
+Holds the core, the journal and the performer together. The one rule: decide, make durable, apply,
 tell; `_writing` keeps that order for all, and a caller that gives up does not break it. Knows no
 bus; `service` speaks for it.
 """
 
 import asyncio
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from pathlib import Path
+from collections.abc import AsyncIterator, Coroutine
 from typing import Final, TypeVar
 
 import structlog
 
-from shem.exeunit.capture import CAPTURE_SIZE_MAX, Capture
+from shem.exeunit.commands import Command, Kind
 from shem.exeunit.core import Begin, Core, State
 from shem.exeunit.events import Event, EventLog, Pulse, retell
 from shem.exeunit.journal import Journal, Record
+from shem.exeunit.performer import Performer
 from shem.exeunit.results import Outcome, failure, select
-from shem.exeunit.runtimes.base import Runtime, RuntimeFault, Stopped
-from shem.exeunit.script import CaptureMode, Command, Kind, Script
+from shem.exeunit.runtimes.base import RuntimeFault
+from shem.exeunit.script import Script
 from shem.kernel.errors import Conflict, ShemError, StorageFault, TimedOut
 from shem.kernel.failpoints import passing
 from shem.kernel.tasks import TaskScope
@@ -40,8 +39,7 @@ class Engine:
         self,
         *,
         journal: Journal,
-        runtime: Runtime,
-        fetch_image: Callable[[], Awaitable[Path | None]],
+        performer: Performer,
         world: World,
         scope: TaskScope,
     ) -> None:
@@ -49,14 +47,11 @@ class Engine:
         self.changed = Pulse()
         """Beats whenever a state, a turn or a result changed."""
         self._journal = journal
-        self._runtime = runtime
-        self._fetch_image = fetch_image
+        self._performer = performer
         self._world = world
         self._scope = scope
         self._writing = asyncio.Lock()
         self._logs: dict[str, EventLog] = {}
-        self._preparing: asyncio.Timeout | None = None
-        """The scope of a deploy or start that is under way, to cut it short."""
         self._ending = False
 
     async def open(self) -> None:
@@ -68,7 +63,7 @@ class Engine:
             await self._write(record)
         if self.core.state is State.READY:
             try:
-                await self._runtime.start()
+                await self._performer.resume()
             except (RuntimeFault, OSError) as error:
                 log.warning("runtime.resume_failed", reason=str(error))
                 await self._write({"kind": "state", "state": str(State.INITIALIZED)})
@@ -174,13 +169,22 @@ class Engine:
             if isinstance(step, Begin):
                 self.core.begin(batch_id, step)
                 self.changed.beat()
-                outcome = await self._perform(live, step)
+                outcome = await self._perform(live, step.index, step.command)
             else:
                 outcome = step.outcome
             await self._finish(batch_id, step.index, outcome)
             live.finished(self.core.batch(batch_id).results[-1])
         del self._logs[batch_id]
         live.end()
+
+    async def _perform(self, live: EventLog, index: int, command: Command) -> Outcome:
+        if command.kind is not Kind.TERMINATE:
+            return await self._performer.perform(live, index, command)
+        try:
+            await self._stop_running()
+        except RuntimeFault as fault:
+            return failure(fault.message)
+        return Outcome(ok=True)
 
     async def _finish(self, batch_id: str, index: int, outcome: Outcome) -> None:
         """Make a result durable; while the disk refuses, nobody is told and nothing goes on."""
@@ -220,98 +224,8 @@ class Engine:
         self.core.apply(record)
         self.changed.beat()
 
-    # ---- commands -------------------------------------------------------------------------------
-
-    async def _perform(self, live: EventLog, begin: Begin) -> Outcome:
-        command = begin.command
-        try:
-            match command.kind:
-                case Kind.DEPLOY | Kind.START:
-                    return await self._prepare(command.kind)
-                case Kind.RUN:
-                    return await self._run(live, begin.index, command)
-                case Kind.TERMINATE:
-                    await self._stop_running()
-                    return Outcome(ok=True)
-                case Kind.TRANSFER | Kind.SIGN:
-                    return failure(f"{command.kind} is not supported yet by this ExeUnit")
-        except RuntimeFault as fault:
-            return failure(fault.message)
-        except OSError as error:
-            return failure(f"Local service error: {error}")
-
-    async def _prepare(self, kind: Kind) -> Outcome:
-        try:
-            async with asyncio.timeout(None) as self._preparing:
-                if kind is Kind.DEPLOY:
-                    await self._runtime.deploy(await self._fetch_image())
-                else:
-                    await self._runtime.start()
-        except TimeoutError:
-            raise Stopped("the command was stopped") from None
-        finally:
-            self._preparing = None
-        return Outcome(ok=True)
-
-    async def _run(self, live: EventLog, index: int, command: Command) -> Outcome:
-        feeds = {
-            name: _Feed(self._world, live, index, name, mode)
-            for name, mode in (("stdout", command.stdout), ("stderr", command.stderr))
-        }
-        stdout, stderr = feeds["stdout"], feeds["stderr"]
-        problem, code = None, -1
-        try:
-            code = await self._runtime.run(command, stdout, stderr)
-            if code != 0:
-                problem = f"ExeScript command exited with code {code}"
-        except RuntimeFault as fault:
-            problem = fault.message
-        for name, feed in feeds.items():
-            feed.drain()
-            if feed.capture.cut:
-                cut = f"{name} was cut at {CAPTURE_SIZE_MAX} bytes"
-                problem = f"{problem}; {cut}" if problem else cut
-        return Outcome(code == 0, problem, code, stdout.capture.output(), stderr.capture.output())
-
     async def _stop_running(self) -> None:
-        """End the command that has the turn, and wait until its result is durable."""
-        if self.core.turn is None:
-            return
-        if self._preparing is not None:
-            self._preparing.reschedule(asyncio.get_running_loop().time())
-        else:
-            await self._runtime.stop()
+        """End what runs, and wait until the result of the command that had the turn is durable."""
+        await self._performer.stop()
         while self.core.turn is not None:
             await self.changed.wait()
-
-
-class _Feed:
-    """Takes a program's output on its thread; shows it on the loop, joined to few events."""
-
-    def __init__(
-        self, world: World, live: EventLog, index: int, name: str, mode: CaptureMode | None
-    ) -> None:
-        self.capture = Capture(mode)
-        self._world = world
-        self._live = live
-        self._index = index
-        self._name = name
-        self._binary = mode is not None and mode.binary
-        self._loop = asyncio.get_running_loop()
-        self._lock = threading.Lock()
-        self._pending = bytearray()
-
-    def __call__(self, data: bytes) -> None:
-        with self._lock:
-            first = not self._pending
-            self._pending += self.capture.add(data)
-            wake = first and bool(self._pending)
-        if wake:
-            self._loop.call_soon_threadsafe(self.drain)
-
-    def drain(self) -> None:
-        with self._lock:
-            data, self._pending = bytes(self._pending), bytearray()
-        if data:
-            now_ns = self._world.clock.wall_ns()
-            self._live.output(self._index, self._name, data, now_ns, binary=self._binary)

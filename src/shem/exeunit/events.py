@@ -50,6 +50,18 @@ class EventLog:
             shown: Output = data if binary else data.decode(errors="replace")
             self._add(index, {stream: output_to_wire(shown)}, now_ns)
 
+    def progress(
+        self, index: int, done: int, total: int | None, message: str | None, now_ns: int
+    ) -> None:
+        if len(self._events) < EVENTS_MAX:
+            told: Event = {
+                "step": [0, 1],
+                "message": message,
+                "progress": [done, total],
+                "unit": "Bytes",
+            }
+            self._add(index, {"progress": told}, now_ns)
+
     def finished(self, result: Result) -> None:
         self._add(result.index, _finished(result), result.at_ns)
 

@@ -6,7 +6,7 @@ expires, or when a usage limit is exceeded; whatever ends it, results are durabl
 
 import asyncio
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -17,11 +17,13 @@ from shem.exeunit.agreement import load_terms
 from shem.exeunit.core import State
 from shem.exeunit.endpoints import Endpoints
 from shem.exeunit.engine import Engine
+from shem.exeunit.feeds import ProgressFeed
 from shem.exeunit.image import allowed_directories, fetch_image, parse_task_package
 from shem.exeunit.journal import Journal
+from shem.exeunit.performer import Performer
 from shem.exeunit.reports import Reports
-from shem.exeunit.runtimes.base import Limits
-from shem.exeunit.runtimes.wasm import WasmRuntime
+from shem.exeunit.runtimes.base import Limits, Runtime
+from shem.exeunit.runtimes.choice import RuntimeChoice
 from shem.exeunit.usage import Usage, measure_directory_gib
 from shem.kernel.config import parse_gsb_url
 from shem.kernel.errors import ShemError
@@ -55,6 +57,7 @@ class Setup:
     work_dir: Path
     cache_dir: Path
     gsb_url: str
+    runtime: RuntimeChoice = field(default_factory=RuntimeChoice)
 
 
 class ExeUnit:
@@ -76,14 +79,23 @@ class ExeUnit:
         setup = self._setup
         client = BusClient(parse_gsb_url(setup.gsb_url), name="shem-exe-unit", world=self._world)
         scope = TaskScope()
-        engine = self._engine(scope)
-        await engine.open()
-        log.info("exeunit.up", activity=setup.activity_id, state=str(engine.core.state))
         async with client, scope:
-            await self._serve_on(client, engine, scope)
+            runtime = self._runtime(scope)
+            engine = self._engine(runtime, scope)
+            await engine.open()
+            log.info("exeunit.up", activity=setup.activity_id, state=str(engine.core.state))
+            await self._serve_on(client, engine, runtime, scope)
 
-    async def _serve_on(self, client: BusClient, engine: Engine, scope: TaskScope) -> None:
-        usage = Usage(self._terms, self._world.clock.monotonic, dict(engine.core.usage))
+    async def _serve_on(
+        self, client: BusClient, engine: Engine, runtime: Runtime, scope: TaskScope
+    ) -> None:
+        usage = Usage(
+            self._terms,
+            self._world.clock.monotonic,
+            dict(engine.core.usage),
+            own_counters=runtime.counters,
+            watches_limits=not self._setup.runtime.manages_hardware,
+        )
         reports = Reports(
             activity_id=self._setup.activity_id,
             report_url=self._setup.report_url,
@@ -128,19 +140,26 @@ class ExeUnit:
             except (TimeoutError, ShemError) as error:
                 log.debug("exeunit.not_unbound", reason=str(error))
 
-    def _engine(self, scope: TaskScope) -> Engine:
-        memory = self._terms.memory_gib
-        limits = Limits(memory_size=None if memory is None else int(memory * _GIB))
+    def _engine(self, runtime: Runtime, scope: TaskScope) -> Engine:
         return Engine(
             journal=Journal(self._setup.work_dir / JOURNAL_NAME),
-            runtime=WasmRuntime(self._setup.work_dir, self._world.rng, limits),
-            fetch_image=self._fetch_image,
+            performer=Performer(runtime, self._fetch_image, self._world),
             world=self._world,
             scope=scope,
         )
 
-    async def _fetch_image(self) -> Path | None:
-        if self._terms.task_package is None:
+    def _runtime(self, scope: TaskScope) -> Runtime:
+        terms = self._terms
+        limits = Limits(
+            memory_size=None if terms.memory_gib is None else int(terms.memory_gib * _GIB),
+            storage_size=None if terms.storage_gib is None else int(terms.storage_gib * _GIB),
+            threads=terms.threads,
+        )
+        return self._setup.runtime.make(self._setup.work_dir, limits, self._world, scope)
+
+    async def _fetch_image(self, progress: ProgressFeed) -> Path | None:
+        del progress
+        if self._terms.task_package is None or self._setup.runtime.manages_image:
             return None
         source = parse_task_package(self._terms.task_package)
         directories = allowed_directories()

@@ -2,11 +2,12 @@
 
 Counters go on where the last checkpoint of an earlier process of the same activity left them
 (docs/protocol/activity-exeunit.md §11). The order of a report is the agreement's usage vector.
+Processor time and memory are those of this process and of all that it has started.
 """
 
 import os
-import resource
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -18,9 +19,13 @@ CPU: Final = "golem.usage.cpu_sec"
 MEMORY: Final = "golem.usage.gib"
 STORAGE: Final = "golem.usage.storage_gib"
 COUNTERS: Final = (DURATION, CPU, MEMORY, STORAGE)
+PROCESSES_MAX: Final = 4_096
+"""Processes of an activity that are counted; a larger tree counts as far as they go."""
 _GIB: Final = 1 << 30
 _FILES_MAX: Final = 100_000
 """Files of a work directory that are counted; a larger one counts as far as they go."""
+_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+_PAGE_SIZE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(slots=True)
@@ -31,38 +36,76 @@ class Usage:
     monotonic: Callable[[], float]
     before: Mapping[str, float]
     """What earlier processes used."""
+    own_counters: Callable[[], Mapping[str, float]] = dict
+    """Those that the runtime keeps."""
+    watches_limits: bool = True
     storage_gib: float = 0.0
     _started_s: float = field(init=False)
+    _cpu_s: float = 0.0
+    _peak_gib: float = 0.0
 
     def __post_init__(self) -> None:
         self._started_s = self.monotonic()
 
     def values(self) -> dict[str, float]:
         """Return all counters by name."""
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        children = resource.getrusage(resource.RUSAGE_CHILDREN)
-        cpu_s = used.ru_utime + used.ru_stime + children.ru_utime + children.ru_stime
-        peak_gib = used.ru_maxrss * 1024 / _GIB
+        cpu_s, memory_gib = measure_processes()
+        self._cpu_s = max(self._cpu_s, cpu_s)
+        self._peak_gib = max(self._peak_gib, memory_gib)
+        own = {
+            name: max(value, self.before.get(name, 0.0))
+            for name, value in self.own_counters().items()
+        }
         return {
+            **own,
             DURATION: self.before.get(DURATION, 0.0) + self.monotonic() - self._started_s,
-            CPU: self.before.get(CPU, 0.0) + cpu_s,
-            MEMORY: max(self.before.get(MEMORY, 0.0), peak_gib),
+            CPU: self.before.get(CPU, 0.0) + self._cpu_s,
+            MEMORY: max(self.before.get(MEMORY, 0.0), self._peak_gib),
             STORAGE: self.storage_gib,
         }
 
     def vector(self) -> list[float]:
         """Return the counters of the agreement in its order; unknown ones are zero."""
-        values = self.values()
+        values = {**self.before, **self.values()}
         return [float(values.get(name, 0.0)) for name in self.terms.usage_vector]
 
     def exceeded(self) -> str | None:
         """Say which limit is exceeded; None when none is."""
+        if not self.watches_limits:
+            return None
         values = self.values()
         limits = {MEMORY: self.terms.memory_gib, STORAGE: self.terms.storage_gib}
         for name, limit in limits.items():
             if limit is not None and values[name] > limit:
                 return f'Usage limit exceeded: "{name}" exceeded the value of {limit}'
         return None
+
+
+def measure_processes() -> tuple[float, float]:
+    """Return processor seconds and resident GiB of this process and its descendants.
+
+    What a process that has ended used is counted by its parent, which has waited for it.
+    """
+    ticks = pages = 0
+    for pid in _process_tree(os.getpid()):
+        with suppress(OSError, ValueError, IndexError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += sum(map(int, fields[11:15]))
+            pages += int(fields[21])
+    return ticks / _TICKS_PER_S, pages * _PAGE_SIZE / _GIB
+
+
+def _process_tree(pid: int) -> Iterator[int]:
+    pending = [pid]
+    for _ in range(PROCESSES_MAX):
+        if not pending:
+            return
+        found = pending.pop()
+        yield found
+        with suppress(OSError):
+            for task in os.scandir(f"/proc/{found}/task"):
+                with suppress(OSError):
+                    pending += map(int, Path(task.path, "children").read_text().split())
 
 
 def measure_directory_gib(directory: Path) -> float:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from shem.kernel.piped import PipedProcess, start_piped
+
 
 class Clock(Protocol):
     """Two clocks: `wall_ns` for what is said and stored, `monotonic` (seconds) for waiting."""
@@ -41,11 +43,17 @@ class Process(Protocol):
 
 
 class Processes(Protocol):
-    """Starts detached processes: own session, no inherited standard streams."""
+    """Starts processes, each in a session of its own, none with our standard streams."""
 
     async def start(
         self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: Path
-    ) -> Process: ...
+    ) -> Process:
+        """Start a detached process that outlives us; its output goes to `log`."""
+
+    async def start_piped(
+        self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: Path | None
+    ) -> PipedProcess:
+        """Start a child that we talk to; its stderr is a pipe, or appended to `log`."""
 
 
 class SystemClock:
@@ -91,7 +99,7 @@ class SeededRng:
 
 
 class SystemProcesses:
-    """Real processes, each in a session of its own so that it outlives its starter."""
+    """Real processes."""
 
     async def start(
         self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: Path
@@ -109,6 +117,11 @@ class SystemProcesses:
             )
         finally:
             os.close(descriptor)
+
+    async def start_piped(
+        self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: Path | None
+    ) -> PipedProcess:
+        return await start_piped(command, cwd=cwd, env=env, log=log)
 
 
 def new_hex_id(rng: Rng) -> str:

@@ -12,14 +12,15 @@
 import asyncio
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import wasmtime
 
-from shem.exeunit.runtimes.base import Limits, RuntimeFault, Sink, Stopped
+from shem.exeunit.commands import Command, DeployOptions
+from shem.exeunit.runtimes.base import Limits, RuntimeFault, Sink, Stopped, Volume
 from shem.exeunit.runtimes.wasi_package import (
     Access,
     Manifest,
@@ -27,7 +28,6 @@ from shem.exeunit.runtimes.wasi_package import (
     read_manifest,
     read_module,
 )
-from shem.exeunit.script import Command
 from shem.kernel.world import Rng
 
 STOP_TIMEOUT_S: Final = 3.0
@@ -60,9 +60,14 @@ class WasmRuntime:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    async def deploy(self, image: Path | None) -> None:
+    async def deploy(
+        self, image: Path | None, options: DeployOptions, stdout: Sink, stderr: Sink
+    ) -> None:
+        del stdout, stderr
         if image is None:
             raise RuntimeFault("the Demand names no task package (image) to deploy")
+        if options.volumes or options.networks:
+            raise RuntimeFault("this runtime has the volumes of its package alone, and no network")
         manifest = await asyncio.to_thread(read_manifest, image)
         volumes = [
             {
@@ -75,7 +80,8 @@ class WasmRuntime:
         deployment: dict[str, object] = {"package": str(image), "volumes": volumes}
         await asyncio.to_thread(self._write_deployment, deployment)
 
-    async def start(self) -> None:
+    async def start(self, args: Sequence[str] | None, stdout: Sink, stderr: Sink) -> None:
+        del args, stdout, stderr
         package, volumes = await asyncio.to_thread(self._read_deployment)
         manifest = await asyncio.to_thread(read_manifest, package)
         self._modules = await asyncio.to_thread(self._compile, package, manifest)
@@ -100,6 +106,17 @@ class WasmRuntime:
                 await self._idle.wait()
         except TimeoutError:
             raise RuntimeFault(f"the program did not stop within {STOP_TIMEOUT_S} s") from None
+
+    async def volumes(self) -> tuple[Volume, ...]:
+        _, volumes = await asyncio.to_thread(self._read_deployment)
+        return tuple(
+            Volume(volume.mount.path, volume.directory)
+            for volume in volumes
+            if volume.mount.access is not Access.PRIVATE
+        )
+
+    def counters(self) -> Mapping[str, float]:
+        return {}
 
     def _write_deployment(self, deployment: dict[str, object]) -> None:
         volumes = deployment["volumes"]

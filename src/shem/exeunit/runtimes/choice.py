@@ -1,0 +1,112 @@
+"""Which runtime an ExeUnit has, as its command line says (docs/protocol/activity-exeunit.md §6.1).
+
+A binary (`-b`) is a plugin; without one it is a built-in runtime: `wasm` in this process, or
+`container`, which is a plugin of our own.
+"""
+
+import json
+import sys
+import tempfile
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from shem.exeunit.runtimes.base import Limits, Runtime, RuntimeFault
+from shem.exeunit.runtimes.plugin import Plugin, PluginRuntime, ask
+from shem.exeunit.usage import COUNTERS
+from shem.kernel.tasks import TaskScope
+from shem.kernel.world import World
+
+OFFER_TEMPLATE: Final[dict[str, Any]] = {
+    "properties": {
+        "golem.com.usage.vector": list(COUNTERS),
+        "golem.activity.caps.transfer.protocol": ["http", "https"],
+        "golem.activity.caps.transfer.report-progress": False,
+        "golem.activity.caps.deploy.report-progress": False,
+        "golem.runtime.capabilities": [],
+    },
+    "constraints": "",
+}
+"""What is true of every runtime of this ExeUnit."""
+
+
+class BuiltIn(StrEnum):
+    """The runtimes that come with shem."""
+
+    WASM = "wasm"
+    CONTAINER = "container"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeChoice:
+    """What the command line says of the runtime."""
+
+    built_in: BuiltIn = BuiltIn.WASM
+    binary: Path | None = None
+    args: tuple[str, ...] = ()
+    manages_hardware: bool = False
+    """The runtime keeps to the limits itself; the ExeUnit does not watch them."""
+    manages_image: bool = False
+    """The runtime finds its image itself."""
+
+    @property
+    def is_plugin(self) -> bool:
+        return self.binary is not None or self.built_in is BuiltIn.CONTAINER
+
+    def plugin(self, limits: Limits | None = None) -> Plugin:
+        """Return how the binary is called."""
+        if self.binary is not None:
+            command: tuple[str, ...] = (str(self.binary.absolute()),)
+        else:
+            command = (sys.executable, "-m", "shem.exeunit.runtimes.container")
+        return Plugin(
+            command=command,
+            args=self.args,
+            limits=limits if self.manages_hardware else None,
+            needs_image=not self.manages_image,
+        )
+
+    def make(self, work_dir: Path, limits: Limits, world: World, scope: TaskScope) -> Runtime:
+        """Return the runtime of one activity."""
+        if self.is_plugin:
+            return PluginRuntime(self.plugin(limits), work_dir, world, scope)
+        from shem.exeunit.runtimes.wasm import WasmRuntime
+
+        return WasmRuntime(work_dir, world.rng, limits)
+
+    async def offer_template(self, world: World) -> dict[str, Any]:
+        """Return what an Offer can say: our own part, and the runtime's where it has one."""
+        theirs = await self._own_template(world) if self.is_plugin else {}
+        properties = theirs.get("properties")
+        constraints = theirs.get("constraints")
+        return {
+            "properties": {
+                **OFFER_TEMPLATE["properties"],
+                **(properties if isinstance(properties, dict) else {}),
+            },
+            "constraints": constraints if isinstance(constraints, str) else "",
+        }
+
+    async def check(self, world: World) -> str:
+        """Return what the runtime says of itself; RuntimeFault when it does not work here."""
+        if not self.is_plugin:
+            from shem.exeunit.runtimes.wasm import check_runtime
+
+            check_runtime()
+            return "ok"
+        with tempfile.TemporaryDirectory() as directory:
+            code, said = await ask(self.plugin(), "test", Path(directory), world)
+        text = said.decode(errors="replace").strip()
+        if code != 0:
+            raise RuntimeFault(f"the runtime's test exited with code {code}: {text}")
+        return text
+
+    async def _own_template(self, world: World) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as directory:
+            code, said = await ask(self.plugin(), "offer-template", Path(directory), world)
+        try:
+            template = json.loads(said) if code == 0 else {}
+        except (ValueError, RecursionError):
+            template = {}
+        return template if isinstance(template, dict) else {}
