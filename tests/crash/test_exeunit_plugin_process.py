@@ -111,7 +111,7 @@ async def test_a_destroyed_activity_leaves_no_process(site: Site) -> None:
         process.send_signal(signal.SIGTERM)
 
         assert await process.wait() == 0
-        assert all(map(gone, pids(site)))
+        await until(lambda: all(map(gone, pids(site))))
         assert daemon.states[-1] == ["Terminated", None]
 
 

@@ -161,8 +161,8 @@ async def test_a_stop_ends_the_process_and_its_children(
 
     with pytest.raises(Stopped):
         await running
-    assert not alive(processes.pid("child"))
-    assert not alive(processes.pid("sleeping"))
+    await until(lambda: not alive(processes.pid("child")))
+    await until(lambda: not alive(processes.pid("sleeping")))
     assert await processes.run("echo", "again") == 0
 
 
@@ -218,8 +218,8 @@ async def test_a_stop_asks_the_service_to_shut_down(service: Deployed) -> None:
     with pytest.raises(Stopped):
         await running
     assert (service.work_dir / "shut-down").exists()
-    assert not alive(service.pid("sleeping"))
-    assert not alive(service.pid("child"))
+    await until(lambda: not alive(service.pid("sleeping")))
+    await until(lambda: not alive(service.pid("child")))
 
 
 async def test_a_stubborn_service_is_killed(
@@ -235,7 +235,7 @@ async def test_a_stubborn_service_is_killed(
 
     with pytest.raises(Stopped):
         await running
-    assert not alive(service.pid("child"))
+    await until(lambda: not alive(service.pid("child")))
 
 
 async def test_the_next_exe_unit_starts_the_service_with_the_same_arguments(tmp_path: Path) -> None:
