@@ -176,7 +176,9 @@ class Siege:
                 f" ({len(ordered)})"
             )
         for op, counts in sorted(self.load.history.counts().items()):
-            lines.append(f"  {op:20} " + ", ".join(f"{n} {name}" for name, n in counts.items()))
+            longest_s = max(call.took_s for call in self.load.history.calls if call.op == op)
+            found = ", ".join(f"{count} {name}" for name, count in counts.items())
+            lines.append(f"  {op:20} at most {longest_s:6.3f} s, {found}")
         fates = [f.told for f in self.load.batches.values()]
         lines.append("  batches: " + ", ".join(f"{fates.count(t)} {t}" for t in set(fates)))
         return "\n".join(lines)
