@@ -18,7 +18,7 @@ from shem.node.app import running_node
 
 RECORDING = Path(__file__).parent.parent / "vectors" / "recordings" / "node_rest.jsonl"
 BUILT = ("/me", "/nosuch", "/version/get", "/net-api/v2/net/status", "/market-api", "/activity-api")
-LATER = ("/scan", "/_monitor")
+LATER = ("/_monitor",)
 FOREIGN_WORDS = ("Json deserialize error:",)
 APP_KEY = "aaaa1111"
 PREFLIGHT = "Access-Control-Request-Method"

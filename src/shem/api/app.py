@@ -26,6 +26,7 @@ from shem.api.kit import (
     json_reply,
     text,
 )
+from shem.api.sessions import ClientSessions
 from shem.kernel.errors import ShemError
 from shem.kernel.ids import NodeId
 
@@ -53,9 +54,10 @@ Lookup = Callable[[str], Awaitable[Principal | None]]
 class Authentication:
     """Middleware: find the caller's identity by its key, or answer 401."""
 
-    def __init__(self, app: ASGIApp, lookup: Lookup) -> None:
+    def __init__(self, app: ASGIApp, lookup: Lookup, sessions: ClientSessions) -> None:
         self._app = app
         self._lookup = lookup
+        self._sessions = sessions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"].startswith(OPEN_PREFIXES):
@@ -70,8 +72,22 @@ class Authentication:
         if principal is None:
             await text("Invalid application key", 401)(scope, receive, send)
             return
-        request.state.who = Context(principal.identity, principal.name, principal.role)
+        client = self._sessions.seen(
+            principal.name, connection_name(scope.get("client")), one_shot=_is_one_shot(request)
+        )
+        request.state.who = Context(principal.identity, principal.name, principal.role, client)
         await self._app(scope, receive, send)
+
+
+def connection_name(address: tuple[str, int] | None) -> str:
+    """Return how a connection is called while it is open."""
+    return "" if address is None else f"{address[0]}:{address[1]}"
+
+
+def _is_one_shot(request: Request) -> bool:
+    """Tell whether the client will close its connection after the answer."""
+    wish = request.headers.get("connection", "").lower()
+    return "close" in wish or (request.scope["http_version"] == "1.0" and "keep-alive" not in wish)
 
 
 def _presented_key(request: Request) -> str | None:
@@ -119,8 +135,10 @@ class Vary:
         await self._app(scope, receive, with_vary)  # type: ignore[arg-type]
 
 
-def build_app(routes: Sequence[Route], lookup: Lookup) -> ASGIApp:
-    """Assemble the application from the APIs' tables."""
+def build_app(
+    routes: Sequence[Route], lookup: Lookup, sessions: ClientSessions | None = None
+) -> ASGIApp:
+    """Assemble the application from the APIs' tables; `sessions` are told when clients go."""
     app = Starlette(
         routes=list(routes),
         exception_handlers={
@@ -130,4 +148,4 @@ def build_app(routes: Sequence[Route], lookup: Lookup) -> ASGIApp:
         },
     )
     app.router.redirect_slashes = False
-    return Authentication(Vary(app), lookup)
+    return Authentication(Vary(app), lookup, sessions or ClientSessions())

@@ -9,18 +9,22 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from shem.api.sessions import Client
 from shem.kernel import times
 from shem.kernel.caller import Assurance, Caller
 from shem.kernel.errors import ShemError, UsageError
 from shem.kernel.ids import NodeId
 from shem.kernel.world import Clock
+
+if TYPE_CHECKING:
+    from shem.api.contract import Promise
 
 BODY_SIZE_MAX: Final = 2_097_152
 """yagna's limit; a larger body is answered 413."""
@@ -55,11 +59,12 @@ class TooLarge(ShemError):
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Who makes this REST call: the identity bound to the application key."""
+    """Who makes this REST call: the identity bound to the application key, and the program."""
 
     identity: NodeId
     name: str
     role: str
+    client: Client | None = None
 
     @property
     def caller(self) -> Caller:
@@ -67,6 +72,8 @@ class Context:
 
 
 Handler = Callable[[Request, Context], Awaitable[Response]]
+Line = tuple[str, str, Handler, "Promise"]
+"""One line of a table: method, path, handler, and what it promises."""
 
 
 class Changes(Protocol):
@@ -88,7 +95,13 @@ def empty(status: int = 204) -> Response:
     return Response(b"", status)
 
 
-def route(method: str, path: str, handler: Handler) -> Route:
+class ApiRoute(Route):
+    """A route that says what it promises, if that is written down."""
+
+    promise: "Promise | None" = None
+
+
+def route(method: str, path: str, handler: Handler, promise: "Promise | None" = None) -> Route:
     """One line of an API's table. GETs are cancelled when their client goes away."""
 
     async def endpoint(request: Request) -> Response:
@@ -96,8 +109,9 @@ def route(method: str, path: str, handler: Handler) -> Route:
         work = handler(request, request.state.who)
         return await (_until_disconnect(request, work) if method == "GET" else work)
 
-    made = Route(path, endpoint, methods=[method], name=f"{method} {path}")
+    made = ApiRoute(path, endpoint, methods=[method], name=f"{method} {path}")
     made.methods = {method}
+    made.promise = promise
     return made
 
 
@@ -107,7 +121,7 @@ async def _until_disconnect(request: Request, work: Awaitable[Response]) -> Resp
     gone = asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
+        if task.done() and not gone.done():
             return task.result()
         return empty(499)
     finally:

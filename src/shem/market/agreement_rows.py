@@ -8,6 +8,7 @@ from shem.kernel.ids import AgreementId, NodeId, SubscriptionId
 from shem.market.ids import Role, negotiation_hash
 from shem.market.records import (
     IN_FORCE_TOPIC,
+    AgreementEntry,
     AgreementEvent,
     AgreementRow,
     Proposal,
@@ -51,6 +52,16 @@ async def list_agreements(fetch: Fetch, where: str, **params: object) -> list[Ag
     """Return agreements by a condition of this package; the caller bounds it with a LIMIT."""
     return [
         _agreement(row) for row in await fetch(f"SELECT * FROM agreement WHERE {where}", **params)
+    ]
+
+
+async def list_entries(fetch: Fetch, where: str, **params: object) -> list[AgreementEntry]:
+    """Return the short form of agreements, by a condition of this package with its LIMIT."""
+    names = ", ".join(field.name for field in fields(AgreementEntry))
+    rows = await fetch(f"SELECT {names} FROM agreement WHERE {where}", **params)
+    return [
+        AgreementEntry(**{**row, "role": Role(row["role"]), "state": AgreementState(row["state"])})
+        for row in rows
     ]
 
 

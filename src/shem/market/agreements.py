@@ -8,25 +8,45 @@ from typing import Final
 
 from shem.kernel.caller import Caller
 from shem.kernel.errors import Conflict, UsageError
-from shem.kernel.ids import AgreementId, ProposalId
-from shem.market.agreement_access import state_of
+from shem.kernel.ids import AgreementId, NodeId, ProposalId
 from shem.market.agreement_rows import (
     free_agreement_id,
-    list_agreements,
+    list_entries,
     new_agreement,
     proposal_has_agreement,
     save_agreement,
 )
 from shem.market.context import Context
 from shem.market.ids import Role
-from shem.market.proposal_rows import load_proposal, update_proposal
-from shem.market.records import AgreementRow, Proposal
+from shem.market.proposal_rows import acted_on, load_proposal, update_proposal
+from shem.market.records import AgreementEntry, Proposal
 from shem.market.states import PROPOSAL_TRANSITIONS, AgreementState, ProposalInput, ProposalState
 from shem.permissions.decide import NODE, Action, decide
 from shem.store.unit import Fetch
 
 LISTED_MAX: Final = 10_000
 """Agreements in one list, the latest first."""
+
+
+SHOWN_AS: Final[dict[AgreementState, str]] = {
+    AgreementState.PROPOSAL: "state = 'Proposal' AND valid_to_ns > :now_ns",
+    AgreementState.PENDING: (
+        "(state = 'Approving' OR (state = 'Pending' AND valid_to_ns > :now_ns))"
+    ),
+    AgreementState.EXPIRED: (
+        "(state = 'Expired' OR (state IN ('Proposal', 'Pending') AND valid_to_ns <= :now_ns))"
+    ),
+    **{
+        state: f"state = '{state}'"
+        for state in (
+            AgreementState.CANCELLED,
+            AgreementState.REJECTED,
+            AgreementState.APPROVED,
+            AgreementState.TERMINATED,
+        )
+    },
+}
+"""Which rows show a state now, by the rule of `states.at`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +57,8 @@ class Filter:
     before_ns: int | None = None
     after_ns: int | None = None
     app_session_id: str | None = None
+    oldest_first: bool = False
+    limit: int = LISTED_MAX
 
 
 async def create(
@@ -62,6 +84,7 @@ async def create(
         save_agreement(unit, row)
         accepted = PROPOSAL_TRANSITIONS[proposal.state, ProposalInput.ACCEPT]
         update_proposal(unit, promoted, accepted, proposal.reason)
+        acted_on(unit, proposal=promoted)
     return agreement_id
 
 
@@ -93,21 +116,37 @@ async def _promotable(fetch: Fetch, who: Caller, promoted: ProposalId) -> tuple[
     return proposal, answered
 
 
-async def list_of(context: Context, who: Caller, wanted: Filter) -> list[AgreementRow]:
-    """Return the agreements of an identity, in either role."""
-    rows = await list_agreements(
+async def list_of(
+    context: Context, identity: NodeId | None, wanted: Filter
+) -> list[AgreementEntry]:
+    """Return the agreements of an identity (None: of all), in either role."""
+    conditions, params = _conditions(wanted, context.now_ns())
+    if identity is not None:
+        conditions.append("identity = :identity")
+        params["identity"] = identity
+    return await list_entries(
         context.store.fetch,
-        "identity = :identity ORDER BY created_ns DESC LIMIT :most",
-        identity=who.node_id,
-        most=LISTED_MAX,
+        f"{' AND '.join(conditions) or '1 = 1'}"
+        f" ORDER BY created_ns {'ASC' if wanted.oldest_first else 'DESC'} LIMIT :most",
+        most=min(wanted.limit, LISTED_MAX),
+        **params,
     )
-    return [row for row in rows if _is_wanted(context, row, wanted)]
 
 
-def _is_wanted(context: Context, row: AgreementRow, wanted: Filter) -> bool:
-    return (
-        (wanted.state is None or state_of(context, row).shown is wanted.state)
-        and (wanted.before_ns is None or row.created_ns < wanted.before_ns)
-        and (wanted.after_ns is None or row.created_ns > wanted.after_ns)
-        and wanted.app_session_id in (None, row.app_session_id)
-    )
+def _conditions(wanted: Filter, now_ns: int) -> tuple[list[str], dict[str, object]]:
+    conditions: list[str] = []
+    params: dict[str, object] = {}
+    if wanted.before_ns is not None:
+        conditions.append("created_ns < :before_ns")
+        params["before_ns"] = wanted.before_ns
+    if wanted.after_ns is not None:
+        conditions.append("created_ns > :after_ns")
+        params["after_ns"] = wanted.after_ns
+    if wanted.app_session_id is not None:
+        conditions.append("app_session_id = :app_session_id")
+        params["app_session_id"] = wanted.app_session_id
+    if wanted.state is not None:
+        conditions.append(SHOWN_AS[wanted.state])
+        if ":now_ns" in SHOWN_AS[wanted.state]:
+            params["now_ns"] = now_ns
+    return conditions, params

@@ -35,6 +35,7 @@ from shem.market.subscription_rows import (
     load_subscription,
     mark_unsubscribed,
     marked_offers,
+    next_insertion,
     save_subscription,
 )
 from shem.store.unit import Unit
@@ -210,6 +211,7 @@ class Discovery:
         matched = 0
         async with self._context.store.unit(MATCHING_KEY) as unit:
             now_ns = self._context.now_ns()
+            inserted_ns = await next_insertion(unit.fetch, now_ns)
             room = OFFERS_KEPT_MAX - await count_offers(unit.fetch)
             for row in rows:
                 if row.offer_id in stored or row.offer_id not in wanted or len(stored) >= room:
@@ -217,7 +219,7 @@ class Discovery:
                 if (flaw := await self._flaw(unit, row, now_ns)) is not None:
                     log.info("market.offer_refused", offer=row.offer_id, peer=sender, reason=flaw)
                     continue
-                offer = _foreign(row, now_ns + len(stored))
+                offer = _foreign(row, inserted_ns + len(stored))
                 save_subscription(unit, offer)
                 matched += await propose_for_offer(unit, offer, now_ns)
                 stored.append(row.offer_id)
@@ -277,7 +279,7 @@ class Discovery:
         return until is not None
 
 
-def _foreign(row: OfferRow, now_ns: int) -> Subscription:
+def _foreign(row: OfferRow, inserted_ns: int) -> Subscription:
     return Subscription(
         subscription_id=row.offer_id,
         kind=OFFER,
@@ -287,6 +289,6 @@ def _foreign(row: OfferRow, now_ns: int) -> Subscription:
         constraints=row.constraints,
         state=ACTIVE,
         created_ns=row.created_ns,
-        inserted_ns=now_ns,
+        inserted_ns=inserted_ns,
         expires_ns=row.expires_ns,
     )

@@ -25,6 +25,7 @@ from shem.market.context import Context, within
 from shem.market.ids import Role
 from shem.market.matching import propose_again
 from shem.market.messages import Reason
+from shem.market.proposal_rows import acted_on
 from shem.market.records import AgreementRow, agreement_topic, reason_text
 from shem.market.states import TARGETS, AgreementInput, AgreementState, refusal
 from shem.permissions.decide import Action
@@ -133,6 +134,8 @@ class Endings:
                     raise refusal(current.state, happening)
                 terminator = row.role if happening is AgreementInput.TERMINATE else None
                 await self.apply(unit, current, happening, reason=reason, terminator=terminator)
+                if happening is AgreementInput.REJECT:
+                    acted_on(unit, agreement_id=row.agreement_id)
                 if current.is_sent:
                     post_ending(unit, current, happening, reason, self._context.now_ns())
             if current.is_sent:

@@ -12,9 +12,11 @@ import msgspec
 from shem.kernel import times
 from shem.kernel.errors import UsageError
 from shem.market.ids import Role
+from shem.market.messages import OfferRow
 from shem.market.properties import parse_text
 from shem.market.records import (
     OFFER,
+    AgreementEntry,
     AgreementEvent,
     AgreementRow,
     NegotiationEvent,
@@ -46,6 +48,17 @@ def subscription_form(item: Subscription) -> Form:
         "offerId" if is_offer else "demandId": item.subscription_id,
         "providerId" if is_offer else "requestorId": item.identity,
         "timestamp": times.to_rfc3339(item.created_ns),
+    }
+
+
+def offer_row_form(row: OfferRow) -> Form:
+    """Return an Offer as another node told it."""
+    return {
+        "properties": embedded(row.properties),
+        "constraints": row.constraints,
+        "offerId": row.offer_id,
+        "providerId": row.node_id,
+        "timestamp": times.to_rfc3339(row.created_ns),
     }
 
 
@@ -97,7 +110,7 @@ def agreement_form(
     return {name: value for name, value in form.items() if value is not None}
 
 
-def agreement_entry(item: AgreementRow) -> Form:
+def agreement_entry(item: AgreementRow | AgreementEntry) -> Form:
     """Return one line of a list of agreements; here an unset date is null."""
     approved_ns = item.approved_ns
     return {

@@ -32,6 +32,7 @@ from shem.market.messages import (
     AgreementApproved,
     AgreementReceived,
 )
+from shem.market.proposal_rows import acted_on
 from shem.market.records import AgreementRow, agreement_topic
 from shem.market.refusals import describe, find, reported_state
 from shem.market.states import AgreementInput, AgreementState, refusal
@@ -154,6 +155,7 @@ class Handshake:
                 approved_signature=NO_SIGNATURE,
                 app_session_id=row.app_session_id if session is None else session,
             )
+            acted_on(unit, agreement_id=agreement_id)
         failure = await self._send_approval(row, approved_ns, timeout_s)
         grace_s = CANCELLED_GRACE_S if isinstance(failure, Gone) else 0.0
         if failure is None or grace_s:

@@ -87,6 +87,17 @@ def mark_delivery(unit: Unit, sent: str, delivery: str) -> None:
     )
 
 
+def acted_on(unit: Unit, *, proposal: str | None = None, agreement_id: str | None = None) -> None:
+    """Acknowledge the event that told of what the program now answers."""
+    column, value = (
+        ("agreement_id", agreement_id) if proposal is None else ("proposal_id", proposal)
+    )
+    kind = "agreement" if proposal is None else "proposal"
+    unit.execute(
+        f"DELETE FROM negotiation_event WHERE {column} = :value AND kind = '{kind}'", value=value
+    )
+
+
 async def count_events(fetch: Fetch, subscription_id: str) -> int:
     rows = await fetch(
         "SELECT COUNT(*) AS pending FROM negotiation_event WHERE subscription_id = :id LIMIT 1",

@@ -30,6 +30,7 @@ from shem.market.messages import (
 )
 from shem.market.properties import Json, flat_text
 from shem.market.proposal_rows import (
+    acted_on,
     free_proposal_id,
     load_proposal,
     mark_countered,
@@ -137,6 +138,7 @@ class Proposals:
                 previous.state, has_previous=previous.prev_proposal_id is not None
             )
             mark_countered(unit, countered, new.proposal_id, following)
+            acted_on(unit, proposal=countered)
             save_proposal(unit, new)
             _post(unit, new, COUNTER, new.proposal_id, {"proposalId": new.proposal_id})
         return new.proposal_id
@@ -163,6 +165,7 @@ class Proposals:
             if following is None:
                 raise Gone(f"Proposal [{rejected}] can't be rejected from {proposal.state}.")
             update_proposal(unit, rejected, following, reason_text(reason))
+            acted_on(unit, proposal=rejected)
             if proposal.prev_proposal_id is not None:
                 # The provider knows nothing of an initial proposal (§4.1).
                 payload = {"proposalId": rejected, "reason": reason}

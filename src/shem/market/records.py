@@ -119,6 +119,27 @@ class AgreementRow:
 
 
 @dataclass(frozen=True, slots=True)
+class AgreementEntry:
+    """The part of an agreement that lists show."""
+
+    agreement_id: AgreementId
+    role: Role
+    identity: NodeId
+    requestor: NodeId
+    provider: NodeId
+    state: AgreementState
+    created_ns: int
+    valid_to_ns: int
+    approved_ns: int | None
+    app_session_id: str | None
+    expires_ns: int | None
+
+    @property
+    def peer(self) -> NodeId:
+        return self.provider if self.role is Role.REQUESTOR else self.requestor
+
+
+@dataclass(frozen=True, slots=True)
 class NegotiationEvent:
     """One entry of a subscription's queue."""
 
@@ -147,6 +168,8 @@ class AgreementEvent:
     reason: str | None
 
 
+KNOWN_OFFERS_TOPIC: Final = "market.offers"
+"""Changes when an Offer becomes known, our own or another's."""
 IN_FORCE_TOPIC: Final = "market.in-force"
 """Changes when an agreement comes into force."""
 

@@ -38,10 +38,11 @@ from shem.market.properties import Json
 from shem.market.proposal_inbound import ProposalInbound
 from shem.market.proposal_rows import load_proposal
 from shem.market.proposals import Proposals
-from shem.market.queues import Queues
+from shem.market.queues import IN_PROCESS, Collector, Queues
 from shem.market.records import (
     IN_FORCE_TOPIC,
     OFFER,
+    AgreementEntry,
     AgreementEvent,
     AgreementRow,
     NegotiationEvent,
@@ -49,6 +50,7 @@ from shem.market.records import (
     Subscription,
     agreements_topic,
 )
+from shem.market.scans import Scans
 from shem.market.states import AgreementState
 from shem.permissions.decide import NODE, Action, decide
 from shem.store.outbox import Outbox
@@ -106,6 +108,7 @@ class MarketService:
         self._context = context = Context(store, bus, outbox, identity, world)
         self._discovery = Discovery(context, broadcast, lambda: identity.default.node_id)
         self._queues = Queues(context)
+        self._scans = Scans(context, lambda: identity.default.node_id)
         self._proposals = Proposals(context)
         self._endings = Endings(context)
         self._handshake = Handshake(context, AgreementOutbound(context))
@@ -174,18 +177,28 @@ class MarketService:
         *,
         timeout_s: float,
         most: int,
+        collector: Collector = IN_PROCESS,
     ) -> list[Form]:
-        """Return what happened to a subscription; the next collection acknowledges it."""
+        """Return what happened to a subscription; the collector's next poll acknowledges it."""
         self._decide(who, Action.NODE_NEGOTIATE)
         events = await self._queues.collect(
-            who.node_id, kind, subscription_id, timeout_s=timeout_s, most=most
+            who.node_id,
+            kind,
+            subscription_id,
+            timeout_s=timeout_s,
+            most=most,
+            collector=collector,
         )
         try:
             forms = [await self._event_form(event) for event in events]
         except BaseException:
-            self._queues.release(events)
+            self._queues.give_back(events)
             raise
         return [form for form in forms if form is not None]
+
+    def collector_gone(self, collector: Collector, session_ended: bool) -> None:
+        """Take back the events that a program was handed and did not acknowledge."""
+        self._queues.release(collector, session_ended=session_ended)
 
     async def _event_form(self, event: NegotiationEvent) -> Form | None:
         fetch = self._context.store.fetch
@@ -196,6 +209,13 @@ class MarketService:
             row = await self.agreement(event.agreement_id, Role.PROVIDER)
             agreement = None if row is None else agreement_form(row, state_of(self._context, row))
         return negotiation_event_form(event, proposal, agreement)
+
+    # --- scans ---
+
+    def scans(self, who: Caller) -> Scans:
+        """Return the scans of known Offers, for a caller who may negotiate."""
+        self._decide(who, Action.NODE_NEGOTIATE)
+        return self._scans
 
     # --- proposals ---
 
@@ -242,8 +262,8 @@ class MarketService:
         row = await row_of_party(self._context, who, agreement_id)
         return agreement_form(row, state_of(self._context, row))
 
-    async def agreements(self, who: Caller, wanted: Filter) -> list[AgreementRow]:
-        return await agreements.list_of(self._context, who, wanted)
+    async def agreements(self, who: Caller, wanted: Filter) -> list[AgreementEntry]:
+        return await agreements.list_of(self._context, who.node_id, wanted)
 
     async def create_agreement(
         self, who: Caller, promoted: ProposalId, valid_to_ns: int

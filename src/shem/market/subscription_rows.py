@@ -3,7 +3,7 @@
 from typing import Final
 
 from shem.kernel.ids import NodeId
-from shem.market.records import Subscription, values_of
+from shem.market.records import KNOWN_OFFERS_TOPIC, OFFER, Subscription, values_of
 from shem.store.unit import Fetch, Row, Unit
 
 OWN_SUBSCRIPTIONS_MAX: Final = 10_000
@@ -78,6 +78,18 @@ async def page_of_offers(
     return [_subscription(row) for row in rows]
 
 
+async def next_insertion(fetch: Fetch, now_ns: int) -> int:
+    """Return the arrival time of a new Offer: later than all others, for those who page by it.
+
+    To be asked in units that share one key.
+    """
+    rows = await fetch(
+        "SELECT inserted_ns FROM subscription WHERE kind = 'offer'"
+        " ORDER BY inserted_ns DESC LIMIT 1"
+    )
+    return max(now_ns, rows[0]["inserted_ns"] + 1) if rows else now_ns
+
+
 async def count_offers(fetch: Fetch) -> int:
     """Return how many Offers of others are kept."""
     rows = await fetch("SELECT COUNT(*) AS kept FROM subscription WHERE own = 0 LIMIT 1")
@@ -92,6 +104,8 @@ def save_subscription(unit: Unit, item: Subscription) -> None:
         " ON CONFLICT (subscription_id) DO NOTHING",
         **values_of(item),
     )
+    if item.kind == OFFER:
+        unit.notify(KNOWN_OFFERS_TOPIC)
 
 
 def mark_unsubscribed(unit: Unit, subscription_id: str) -> None:

@@ -4,6 +4,7 @@ docs/protocol/market.md §2.2, §3.2. Both live in the store and survive a resta
 leaves the node; an Offer is announced by `discovery`.
 """
 
+from dataclasses import replace
 from typing import Final
 
 from shem.kernel.errors import Gone, NotFound, UsageError
@@ -19,6 +20,7 @@ from shem.market.records import ACTIVE, DEMAND, OFFER, Subscription, negotiation
 from shem.market.subscription_rows import (
     load_subscription,
     mark_unsubscribed,
+    next_insertion,
     own_subscriptions,
     save_subscription,
 )
@@ -50,6 +52,7 @@ async def subscribe(
         expires_ns=expires_ns,
     )
     async with context.store.unit(MATCHING_KEY) as unit:
+        item = replace(item, inserted_ns=await next_insertion(unit.fetch, now_ns))
         save_subscription(unit, item)
         if kind == OFFER:
             await propose_for_offer(unit, item, now_ns)

@@ -20,6 +20,7 @@ from shem.api import market as market_api
 from shem.api import net as net_api
 from shem.api import payment as payment_api
 from shem.api.app import build_app
+from shem.api.sessions import ClientSessions
 from shem.bus.broadcast import Broadcast
 from shem.bus.features import Features
 from shem.bus.remote import RemoteBus
@@ -122,6 +123,8 @@ async def running_node(
             *activity_api.routes(activity),
             *payment_api.routes(),
         ]
-        app = build_app(routes, identity.principal)
-        address = await stack.enter_async_context(serving(app, config.api_address))
+        sessions = ClientSessions()
+        sessions.on_gone(market.collector_gone)
+        app = build_app(routes, identity.principal, sessions)
+        address = await stack.enter_async_context(serving(app, config.api_address, sessions))
         yield Node(address, store, identity, net, bus, market, activity)

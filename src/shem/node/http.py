@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator
-from typing import Final
+from typing import Final, Protocol
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from shem.api.app import connection_name
 from shem.kernel.errors import UsageError
 
 KEEP_ALIVE_S: Final = 75
@@ -43,8 +45,38 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
+class Closed(Protocol):
+    """Is told of the end of a connection."""
+
+    def closed(self, connection: str, *, by_client: bool, broken: bool) -> None: ...
+
+
+def _reporting(listener: Closed) -> type[HttpToolsProtocol]:
+    """Return the protocol of a connection that tells `listener` how it ended."""
+
+    class Reporting(HttpToolsProtocol):
+        left = False
+
+        def eof_received(self) -> None:
+            self.left = True
+            super().eof_received()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            unanswered = self.cycle is not None and not self.cycle.response_complete
+            super().connection_lost(exc)
+            listener.closed(
+                connection_name(self.client),
+                by_client=self.left or exc is not None,
+                broken=exc is not None or unanswered,
+            )
+
+    return Reporting
+
+
 @contextlib.asynccontextmanager
-async def serving(app: ASGIApp, address: tuple[str, int]) -> AsyncIterator[tuple[str, int]]:
+async def serving(
+    app: ASGIApp, address: tuple[str, int], closed: Closed | None = None
+) -> AsyncIterator[tuple[str, int]]:
     """Serve `app` for as long as the block lasts; yields the address really bound."""
     listening = _listen(*address)
     config = uvicorn.Config(
@@ -53,7 +85,7 @@ async def serving(app: ASGIApp, address: tuple[str, int]) -> AsyncIterator[tuple
         access_log=False,
         lifespan="off",
         loop="none",
-        http="httptools",
+        http=_reporting(closed) if closed else "httptools",
         ws="none",
         server_header=False,
         backlog=BACKLOG,
