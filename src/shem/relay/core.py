@@ -213,7 +213,7 @@ class RelayCore:
             session = self.directory.sessions.get(packet.session_id)
             if session is not None and session.address == source:
                 self.directory.remove(session)
-                log.info("relay.left", node=session.node_id)
+                log.debug("relay.left", node=session.node_id)
 
     def _on_request(self, sid: bytes, request: r.Request, source: Address, now: float) -> None:
         match request.body:
@@ -306,7 +306,7 @@ class RelayCore:
         for request_id in request_ids:
             self._out.reply(session, request_id, r.Code.OK, r.Register(endpoints(session)))
         if is_new:
-            log.info("relay.registered", node=session.node_id, slot=session.slot, public=is_public)
+            log.debug("relay.registered", node=session.node_id, slot=session.slot, public=is_public)
             self._announce_return(session, now)
 
     def _announce_return(self, session: RelaySession, now: float) -> None:
@@ -336,7 +336,7 @@ class RelayCore:
         self._visibility.forget_old(now)
         self.directory.contacts.forget_old(now)
         for session in self.directory.expired(now):
-            log.info("relay.expired", node=session.node_id)
+            log.debug("relay.expired", node=session.node_id)
             self.counts.expired += 1
             self.directory.remove(session)
         for session in self.directory.sessions.values():
