@@ -26,7 +26,7 @@ from shem.kernel.rates import RateLimit
 from shem.kernel.world import Rng
 from shem.net import outputs as out
 from shem.net.registry import Registry
-from shem.net.secure.channel import Agreed, Channel
+from shem.net.secure.channel import Channel
 from shem.net.secure.greetings import Attempt, Greetings
 from shem.net.secure.links import Link, Links, Talk
 from shem.net.secure.packets import (
@@ -333,9 +333,11 @@ class Secure:
         agreed, finish = attempt.initiator.on_answer(packet)
         if agreed.peer_ids[0] != attempt.target:
             raise PeerError(f"{agreed.peer_ids[0]} answers for {attempt.target}")
-        self._open_link(agreed, finish, now)
         self._way.send(attempt.target, FLAGS + finish, now, over)
-        self._settle(attempt.target, now)
+        channel = Channel(agreed, now)
+        if not self._refuse_superseded(channel, now, over):
+            self._open_link(channel, finish, now)
+            self._settle(attempt.target, now)
 
     def _on_finish(
         self, number: int, packet: bytes, now: float, over: Session | None
@@ -349,23 +351,34 @@ class Secure:
             return []
         agreed = half_open.responder.on_finish(packet)
         self._greetings.complete(number)
-        link = self._open_link(agreed, None, now)
+        channel = Channel(agreed, now)
+        if self._refuse_superseded(channel, now, over):
+            return []
+        link = self._open_link(channel, None, now)
         self._seal(link, Kind.SIGN_OF_LIFE, b"", now, over)
         self._settle(link.channel.peer_id, now)
         return [opened for each in half_open.early for opened in self._open_early(link, each, now)]
 
-    def _open_link(self, agreed: Agreed, finish: bytes | None, now: float) -> Link:
-        channel = Channel(agreed, now)
-        peer = channel.peer_id
-        before = self._links.add(channel, finish, now)
+    def _refuse_superseded(self, channel: Channel, now: float, over: Session | None) -> bool:
+        """The newest process of a node is the one that counts: tell an older one so."""
+        if not self._links.is_superseded(channel):
+            return False
+        log.warning("secure.second_instance", peer=channel.peer_id)
+        packet = channel.seal(Kind.SUPERSEDED, b"")
+        self._way.send(channel.peer_id, FLAGS + packet, now, over)
+        return True
+
+    def _open_link(self, channel: Channel, finish: bytes | None, now: float) -> Link:
+        peer, agreed = channel.peer_id, channel.agreed
+        is_other_process = self._links.add(channel, finish, now)
         self._greetings.end(peer)
         self._registry.learn_proven(peer, channel.identities)
         if not self._next_watch:
             self._next_watch = now + WATCH_INTERVAL_S
         if self._trust.note_channel(agreed.peer_ids, now):
             self._outputs.append(out.StreamsTainted(peer))
-        if before is not None and before.channel.agreed.peer_static != agreed.peer_static:
-            self._outputs += (out.RouteShaken(peer), out.PeerUp(peer))  # it has restarted
+        if is_other_process:
+            self._outputs += (out.RouteShaken(peer), out.PeerUp(peer))
         self._outputs.append(out.ChannelUp(peer))
         log.info("secure.up", peer=peer, opened=agreed.is_initiator)
         link = self._links.by_number(agreed.own_number)
@@ -405,6 +418,9 @@ class Secure:
     def _open(self, link: Link, packet: bytes, now: float) -> list[Opened]:
         kind, payload = link.channel.open(packet)
         link.finish = None
+        if kind is Kind.SUPERSEDED:
+            self._on_superseded(link.channel.peer_id, now)
+            return []
         talk = self._links.talk(link.channel.peer_id)
         assert talk is not None
         talk.unheard_since = None
@@ -413,6 +429,13 @@ class Secure:
             if talk.owing_since is None:
                 talk.owing_since = now
         return [Opened(link.peer, kind, payload)]
+
+    def _on_superseded(self, node_id: NodeId, now: float) -> None:
+        log.warning("secure.superseded", peer=node_id)
+        reason = f"{node_id} talks to a newer process with our identity"
+        self._links.forget(node_id)
+        self._trust.note_given_up(node_id, reason, now)
+        self._fail(node_id, reason)
 
     # --- what waits
 

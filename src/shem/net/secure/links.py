@@ -5,6 +5,7 @@ both sides may have opened one at once. A channel that this side opened is confi
 packet from the peer; until then the FINISH is sent again. Spec: docs/protocol/encryption.md §4.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -17,6 +18,8 @@ from shem.net.types import Peer
 PEERS_MAX: Final = 8_192
 """Peers with channels; the one that opened its first the longest ago gives way."""
 CHANNELS_PER_PEER_MAX: Final = 3
+STATICS_MAX: Final = 8
+"""Earlier processes remembered per peer."""
 FINISH_TIMES_S: Final = (0.2, 0.5, 1.0, 2.0, 3.0)
 """When an unconfirmed FINISH is sent again."""
 
@@ -45,6 +48,8 @@ class Talk:
 
     links: list[Link] = field(default_factory=list)
     """Newest first."""
+    former_statics: deque[bytes] = field(default_factory=lambda: deque(maxlen=STATICS_MAX))
+    """Static keys that others took the place of: each process of the peer has its own."""
     used_at: float = 0.0
     unheard_since: float | None = None
     """We have sent since then, and opened nothing."""
@@ -82,8 +87,13 @@ class Links:
             return None
         return talk.links[0]
 
-    def add(self, channel: Channel, finish: bytes | None, now: float) -> Link | None:
-        """Open a link; return the one that was newest before."""
+    def is_superseded(self, channel: Channel) -> bool:
+        """Tell whether a newer process of the peer has had a channel since."""
+        talk = self._talks.get(channel.peer_id)
+        return talk is not None and channel.agreed.peer_static in talk.former_statics
+
+    def add(self, channel: Channel, finish: bytes | None, now: float) -> bool:
+        """Open a link; tell whether it is with another process of the peer than the last one."""
         peer_id = channel.peer_id
         link = Link(channel, Peer(peer_id, channel.identities, Assurance.ENCRYPTED), finish)
         talk = self._talks.get(peer_id)
@@ -99,7 +109,13 @@ class Links:
             self._unconfirmed.append(link)
         for old in talk.links[CHANNELS_PER_PEER_MAX:]:
             self._close(talk, old)
-        return before
+        static = channel.agreed.peer_static
+        if before is None or before.channel.agreed.peer_static == static:
+            return False
+        talk.former_statics.append(before.channel.agreed.peer_static)
+        for old in talk.links[1:]:
+            self._close(talk, old)
+        return True
 
     def forget(self, peer: NodeId) -> None:
         """Close all channels with a peer."""

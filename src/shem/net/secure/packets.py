@@ -52,6 +52,8 @@ class Kind(IntEnum):
     """A control packet of the session it arrives on."""
     SIGN_OF_LIFE = 3
     """Nothing: the channel works."""
+    SUPERSEDED = 4
+    """A newer process with the same identity has taken the receiver's place."""
 
 
 @dataclass(frozen=True, slots=True)
