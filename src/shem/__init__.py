@@ -33,9 +33,13 @@ if TYPE_CHECKING:
         PermissionDenied,
     )
     from shem.sdk.golem import Golem
+    from shem.sdk.map import Done, Mapping
     from shem.sdk.payloads import Payload, WasmPackage
+    from shem.sdk.progress import Recomputation
     from shem.sdk.report import AttachReport, BatchReport
-    from shem.sdk.script import Deploy, Run, Start, Terminate
+    from shem.sdk.running import Running
+    from shem.sdk.script import Deploy, Run, Script, Start, Terminate
+    from shem.sdk.service import Service, ServiceState
     from shem.sdk.ticket import Ticket
 
 _ERRORS: Final = "shem.sdk.errors"
@@ -55,17 +59,24 @@ _HOME: Final = {
     "CommandFailed": _ERRORS,
     "CommandResult": "shem.sdk.batch",
     "Deploy": "shem.sdk.script",
+    "Done": "shem.sdk.map",
     "Due": "shem.sdk.absence",
     "Ended": _ERRORS,
     "Golem": "shem.sdk.golem",
     "GolemError": _ERRORS,
+    "Mapping": "shem.sdk.map",
     "NoProvider": _ERRORS,
     "NodeRefused": _ERRORS,
     "NotReachable": _ERRORS,
     "NotSupported": _ERRORS,
     "Payload": "shem.sdk.payloads",
     "PermissionDenied": _ERRORS,
+    "Recomputation": "shem.sdk.progress",
     "Run": "shem.sdk.script",
+    "Script": "shem.sdk.script",
+    "Running": "shem.sdk.running",
+    "Service": "shem.sdk.service",
+    "ServiceState": "shem.sdk.service",
     "Start": "shem.sdk.script",
     "Terminate": "shem.sdk.script",
     "Ticket": "shem.sdk.ticket",
@@ -88,17 +99,24 @@ __all__ = [
     "CommandFailed",
     "CommandResult",
     "Deploy",
+    "Done",
     "Due",
     "Ended",
     "Golem",
     "GolemError",
+    "Mapping",
     "NoProvider",
     "NodeRefused",
     "NotReachable",
     "NotSupported",
     "Payload",
     "PermissionDenied",
+    "Recomputation",
     "Run",
+    "Running",
+    "Script",
+    "Service",
+    "ServiceState",
     "Start",
     "Terminate",
     "Ticket",

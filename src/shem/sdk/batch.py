@@ -25,6 +25,8 @@ from shem.sdk.session import Session
 if TYPE_CHECKING:
     from shem.sdk.activity import Activity
 
+INTERRUPTED: Final = "interrupted, outcome unknown"
+"""How the message of such a result begins, at the ExeUnit and at the node."""
 POLL_FIRST_S: Final = 0.25
 POLL_MAX_S: Final = 2.0
 """A node answers a poll at the batch's end or at the poll's: short after news, then longer."""
@@ -47,6 +49,11 @@ class CommandResult:
     """When it ended, RFC 3339, by the provider's clock."""
     last: bool
     """No further command of the batch will run."""
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the runtime died under the command: it is unknown how far it came."""
+        return not self.ok and (self.message or "").startswith(INTERRUPTED)
 
     def check(self) -> "CommandResult":
         """Return the result, or raise CommandFailed."""

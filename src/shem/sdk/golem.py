@@ -11,10 +11,11 @@ nothing: attach again.
 """
 
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, Self
+from typing import TYPE_CHECKING, Final, Literal, Self, TypedDict, TypeVar, Unpack
 
 from shem.kernel.config import DEFAULT_API_URL, setting
 from shem.kernel.errors import UsageError
@@ -29,9 +30,16 @@ from shem.sdk.errors import GolemError
 from shem.sdk.patience import PATIENCE_S, Patience
 from shem.sdk.payloads import Payload
 from shem.sdk.rental import Rental
+from shem.sdk.script import Script
 from shem.sdk.session import Session
 from shem.sdk.ticket import Ticket
 
+if TYPE_CHECKING:
+    from shem.sdk.map import Mapping
+    from shem.sdk.running import Running
+    from shem.sdk.service import Service
+
+I = TypeVar("I")  # noqa: E741
 OnExit = Literal["end", "detach"]
 
 RENT_TIMEOUT_S: Final = 120.0
@@ -40,6 +48,18 @@ NETWORKS: Final = ("hoodi", "holesky")
 """Payment networks a demand names when YAGNA_PAYMENT_NETWORK does not say otherwise."""
 END_PATIENCE_S: Final = 20.0
 """How long leaving a block waits for a node or a provider that is away."""
+
+
+class MapOptions(TypedDict, total=False):
+    """Options of `Golem.map`; their meaning and defaults: `sdk.map.Options`."""
+
+    workers: int
+    attempts: int
+    silence_s: float
+    timeout_s: float | None
+    on_exit: OnExit
+    fresh: bool
+    state_dir: Path | str | None
 
 
 class Opening:
@@ -176,9 +196,76 @@ class Golem:
         `expires` is when the agreement ends by itself; `timeout` how long to look for a provider;
         `provider` takes this node id alone.
         """
+        return Opening(self, self._rental(payload, expires, timeout, provider), on_exit)
+
+    def _rental(
+        self,
+        payload: Payload,
+        expires: timedelta,
+        timeout: timedelta | float,
+        provider: str | None,
+    ) -> Rental:
         timeout_s = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-        rental = Rental(payload, expires.total_seconds(), timeout_s, provider, self._platforms)
-        return Opening(self, rental, on_exit)
+        return Rental(payload, expires.total_seconds(), timeout_s, provider, self._platforms)
+
+    def map(
+        self,
+        script_of: Callable[[I], Script],
+        inputs: Iterable[I],
+        *,
+        payload: Payload,
+        name: str,
+        expires: timedelta = EXPIRES,
+        timeout: timedelta | float = RENT_TIMEOUT_S,
+        provider: str | None = None,
+        **options: Unpack[MapOptions],
+    ) -> "Mapping[I]":
+        """Compute `script_of(input)` for every input, with its progress kept under `name`.
+
+        Await it for a list of all results, or `async with` it and iterate. A new program with the
+        same name and inputs goes on where the last one was killed. Options: `sdk.map.Options`.
+        """
+        from shem.sdk.map import Mapping, Options
+
+        rental = self._rental(payload, expires, timeout, provider)
+        return Mapping(
+            lambda: self.session,
+            script_of,
+            inputs,
+            name=name,
+            rental=rental,
+            options=Options(**options),
+        )
+
+    def service(
+        self,
+        service: "Service",
+        *,
+        payload: Payload,
+        name: str,
+        expires: timedelta = EXPIRES,
+        timeout: timedelta | float = RENT_TIMEOUT_S,
+        provider: str | None = None,
+        respawn: bool = False,
+        on_exit: OnExit = "end",
+        state_dir: Path | str | None = None,
+    ) -> "Running":
+        """Start a service, or take it up where an earlier program of the same name left it.
+
+        With `respawn` it is rented and started anew when its activity was lost. Leaving the block
+        shuts it down, unless `on_exit="detach"` or `suspend()`.
+        """
+        from shem.sdk.running import Running
+
+        return Running(
+            lambda: self.session,
+            service,
+            name=name,
+            rental=self._rental(payload, expires, timeout, provider),
+            respawn=respawn,
+            on_exit=on_exit,
+            state_dir=state_dir,
+        )
 
     def attach(self, target: str | Ticket, *, on_exit: OnExit = "detach") -> Opening:
         """Come back to an activity by its id or by a ticket.

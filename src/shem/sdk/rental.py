@@ -20,7 +20,9 @@ from shem.sdk.patience import passing
 from shem.sdk.payloads import Payload
 from shem.sdk.script import Deploy, Start
 from shem.sdk.session import Session
+from shem.sdk.steps import submit_step
 
+READY: Final = "Ready"
 CREATE_TIMEOUT_S: Final = 30.0
 START_TIMEOUT_S: Final = 300.0
 """For deploy (the provider fetches the package) and start."""
@@ -37,6 +39,16 @@ class Rental:
     platforms: tuple[str, ...]
 
     async def run(self, session: Session) -> Activity:
+        """Return a running activity of a new agreement."""
+        agreement = Agreement(session, await self.negotiate(session))
+        try:
+            return await launch(session, agreement)
+        except BaseException:
+            await give_up(agreement)
+            raise
+
+    async def negotiate(self, session: Session) -> str:
+        """Return the id of a new agreement."""
         now_ns = session.world.clock.wall_ns()
         demand = write_demand(
             self.payload,
@@ -46,18 +58,23 @@ class Rental:
             expires_ms=(now_ns + int(self.expires_s * times.NS_PER_S)) // 1_000_000,
             platforms=self.platforms,
         )
-        agreement_id = await Negotiation(session, demand, self.timeout_s, self.provider).run()
-        agreement = Agreement(session, agreement_id)
-        try:
-            activity_id = await _create(session, agreement_id)
-            found = await report.fresh(session, activity_id, await agreement.info())
-            activity = Activity(session, activity_id, agreement, found)
-            batch = await activity.submit([Deploy(), Start()])
-            await batch.wait(START_TIMEOUT_S, check=True)
-        except BaseException:
-            await _give_up(agreement)
-            raise
+        return await Negotiation(session, demand, self.timeout_s, self.provider).run()
+
+
+async def launch(
+    session: Session, agreement: Agreement, activity_id: str | None = None
+) -> Activity:
+    """Create an activity under an agreement, or take up one that was left; deploy and start it."""
+    is_new = activity_id is None
+    if activity_id is None:
+        activity_id = await _create(session, agreement.id)
+    found = await report.fresh(session, activity_id, await agreement.info())
+    activity = Activity(session, activity_id, agreement, found)
+    if not is_new and (await activity.state()).current == READY:
         return activity
+    batch = await submit_step(activity, [Deploy(), Start()], "launch")
+    await batch.wait(START_TIMEOUT_S, check=True)
+    return activity
 
 
 async def _create(session: Session, agreement_id: str) -> str:
@@ -80,11 +97,12 @@ async def _create(session: Session, agreement_id: str) -> str:
             raise explain(cause) from cause
         if isinstance(cause, Disconnected) and not cause.sent:
             continue
-        if not await _repeats_intents(session):
+        if not await is_shem(session):
             return await _created_meanwhile(session, agreement_id, cause)
 
 
-async def _repeats_intents(session: Session) -> bool:
+async def is_shem(session: Session) -> bool:
+    """Tell whether the node repeats creates and execs without doubling them; a yagna does not."""
     version = await session.patience.ask(session.rest.identity.version)
     return version.current is not None and "shem" in version.current.name.lower()
 
@@ -102,7 +120,7 @@ async def _created_meanwhile(
     raise explain(cause) from cause
 
 
-async def _give_up(agreement: Agreement) -> None:
+async def give_up(agreement: Agreement) -> None:
     """End an agreement under which nothing came to run, if the node can be told so."""
     try:
         await agreement.terminate("The activity could not be started", code="InitializationError")
