@@ -1,17 +1,17 @@
 """Measure our nodes and real yagnas in the same run, and print medians and ratios.
 
-Both pairs register at the same relay of ours and run our provider agent and ExeUnit, so that what
+`python -m tests.bench [codec|relay|net|deals …]`; all take three to four minutes. In `deals`
+both pairs register at the same relay of ours and run our provider agent and ExeUnit, so that what
 differs is the node. The run happens in a network namespace with only loopback when it can (root);
 otherwise our own figures come alone.
 """
 
 import asyncio
-import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -19,7 +19,12 @@ import psutil
 import shem
 from shem.devnet.compose import SUBNET, Devnet, Program
 from shem.rest.client import RestClient
+from tests.bench.codec_figures import measure_codec
 from tests.bench.isolation import enter_loopback_namespace
+from tests.bench.net_figures import measure_net
+from tests.bench.pair import Figures, Pair, show
+from tests.bench.relay_figures import measure_relay
+from tests.bench.relay_figures import show as show_relay
 from tests.dialogue import Agents
 from tests.interop.real_yagna import RealYagna
 
@@ -27,21 +32,6 @@ NEGOTIATIONS = 15
 CREATES = 5
 EXECS = 60
 IDLE_S = 2.0
-
-Figures = dict[str, list[float]]
-
-
-@dataclass
-class Pair:
-    """A requestor node, a provider node with our agent, and what was measured."""
-
-    name: str
-    requestor: tuple[str, str]
-    provider: tuple[str, str]
-    figures: Figures = field(default_factory=dict)
-
-    def note(self, what: str, value: float) -> None:
-        self.figures.setdefault(what, []).append(value)
 
 
 async def measure_market(pair: Pair) -> None:
@@ -195,35 +185,33 @@ async def exe_unit_figures(net: Devnet, pair: Pair) -> None:
     pair.note("ExeUnit process start, to its template [s]", time.perf_counter() - started)
 
 
-def show(ours: Pair, theirs: Pair | None) -> None:
-    width = max(map(len, ours.figures))
-    print(f"\n{'median of n':<{width}}  {'shem':>9}  {'yagna':>9}  {'ratio':>6}   n")  # noqa: T201
-    for what, values in sorted(ours.figures.items()):
-        mine = statistics.median(values)
-        other = theirs.figures.get(what) if theirs else None
-        line = f"{what:<{width}}  {mine:9.2f}"
-        if other:
-            median = statistics.median(other)
-            line += f"  {median:9.2f}  {mine / median:6.2f}"
-        else:
-            line += f"  {'':>9}  {'':>6}"
-        print(f"{line}   {len(values)}")  # noqa: T201
-
-
-async def run(isolated: bool) -> None:
+async def measure_deals(*, with_yagna: bool) -> tuple[Figures, Figures | None]:
     with tempfile.TemporaryDirectory(prefix="shem-bench-") as directory:
         async with Devnet(Path(directory)) as net, AsyncExitStack() as stack:
             ours = await bench_ours(net)
             await exe_unit_figures(net, ours)
-            theirs = await bench_yagna(net, stack) if isolated else None
-            show(ours, theirs)
+            theirs = await bench_yagna(net, stack) if with_yagna else None
+            return ours.figures, theirs.figures if theirs else None
 
 
 def main() -> None:
-    isolated = enter_loopback_namespace()
-    if not isolated:
+    sections = sys.argv[1:] or list(SECTIONS)
+    if unknown := set(sections) - set(SECTIONS):
+        sys.exit(f"no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
+    with_yagna = enter_loopback_namespace()
+    if not with_yagna:
         print("not root: the real yagna is left out, since it needs a namespace of its own")  # noqa: T201
-    asyncio.run(run(isolated))
+    for section in sections:
+        begun = time.perf_counter()
+        SECTIONS[section](with_yagna)
+        print(f"({section}: {time.perf_counter() - begun:.0f} s)", flush=True)  # noqa: T201
 
+
+SECTIONS: dict[str, Callable[[bool], None]] = {
+    "codec": lambda _: show(measure_codec(), None),
+    "relay": lambda _: show_relay(measure_relay()),
+    "net": lambda with_yagna: show(*asyncio.run(measure_net(with_yagna=with_yagna))),
+    "deals": lambda with_yagna: show(*asyncio.run(measure_deals(with_yagna=with_yagna))),
+}
 
 main()

@@ -10,6 +10,7 @@ import socket
 import tempfile
 import time
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 from shem.kernel.datagrams import BATCH_MAX
@@ -117,7 +118,7 @@ def _core_alone(figures: Figures) -> None:
         sessions = tuple(core.directory.sessions.values())
         datagrams = [
             (encode_forward(one.session_id, other.slot, 1, bytes(SMALL)), one.address)
-            for one, other in zip(sessions, sessions[1:], strict=False)
+            for one, other in pairwise(sessions)
         ]
         datagrams *= -(-BATCH_MAX // peers)
         batches = [datagrams[at : at + BATCH_MAX] for at in range(0, len(datagrams), BATCH_MAX)]
