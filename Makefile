@@ -11,7 +11,7 @@ test: $(STAMP)
 	@$(PY) -m tests.run
 
 check: $(STAMP)
-	@.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy && .venv/bin/lint-imports
+	@.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy && .venv/bin/lint-imports && $(PY) -m tests.docs --check
 
 sim: $(STAMP)
 	@$(PY) -m pytest tests/sim
@@ -21,6 +21,9 @@ interop: $(STAMP)
 
 bench: $(STAMP)
 	@$(PY) -m tests.bench
+
+docs: $(STAMP)
+	@$(PY) -m tests.docs
 
 $(STAMP): pyproject.toml requirements.lock
 	@python3 -m venv .venv
