@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from shem.identity.keys import PrivateKey
-from shem.identity.proof import SIGNATURES_MAX
-from shem.kernel.errors import PeerError
+from shem.identity.proof import SIGNATURES_MAX, prove, sign_solution
+from shem.kernel.errors import PeerError, UsageError
 from shem.kernel.ids import NodeId
 from shem.kernel.world import SeededRng
 from shem.net.secure import proof
@@ -16,6 +16,7 @@ from shem.net.secure.handshake import LABEL, Initiator, Responder
 from shem.net.secure.noise import Handshake, KeyPair
 from shem.net.secure.packets import HEAD, Hello, Kind
 from shem.net.secure.proof import Role
+from shem.wire.challenge import Solver
 
 VECTOR = json.loads((Path(__file__).parent.parent / "vectors/secure_channel.json").read_text())
 RNG = SeededRng(11)
@@ -231,3 +232,20 @@ def test_the_most_identities_fit_a_datagram():
     assert 23 + max(len(responder.answer), len(finish)) <= 1426
     assert isinstance(responder.on_finish(finish).peer_ids[0], str)
     assert NodeId(keys[0].node_id) == responder.hello.initiator
+
+
+def test_d13_a_solution_is_good_for_its_own_challenge_only():
+    challenge, other = b"c" * 16, b"d" * 16
+    solution = Solver(challenge, 1).step()
+    signatures = sign_solution(solution, [ALICE])
+    assert prove(challenge, 1, solution, signatures)[0].node_id == ALICE.node_id
+    with pytest.raises(PeerError, match="not solved"):
+        prove(other, 1, solution, signatures)
+    with pytest.raises(PeerError, match="not solved"):
+        prove(challenge, 1, solution[:8] + bytes(64), signatures)
+
+
+@pytest.mark.parametrize("secret", [bytes(32), b"\xff" * 32, b"\1" * 31])
+def test_d13_zero_and_oversized_keys_are_refused(secret):
+    with pytest.raises(UsageError):
+        PrivateKey.from_bytes(secret)
