@@ -8,7 +8,7 @@
         two.nat.rebind()               # other ports at its router
 
 Every host has a TUN device `net0` whose other end is here. There is no way out: packets to
-addresses nobody has are dropped, and hosts have no route to anything but `10.0.0.0/8`. Draws are
+addresses nobody has are dropped, and hosts have no route to anything but `198.18.0.0/15`. Draws are
 seeded, but the order of packets is real, so that runs repeat only statistically.
 """
 
@@ -26,7 +26,7 @@ from itertools import count
 from tests.netns.namespace import DEVICE, Namespace
 from tests.netns.packets import Nat, destination_of, source_of, version_of
 
-NETWORK = "10.0.0.0/8"
+NETWORK = "198.18.0.0/15"
 PACKET_MAX = 65_535
 READ_AT_ONCE = 64
 TICK_S = 0.5
@@ -62,8 +62,8 @@ class Host:
         self._internet = internet
         self._number = number
         self._moves = 0
-        self.inner = f"10.{number}.0.1"
-        self.nat = Nat(f"10.{number}.255.1") if behind_nat else None
+        self.inner = f"198.18.{number}.1"
+        self.nat = Nat(f"198.19.{number}.1") if behind_nat else None
         self.tun = self.space.open_tun()
         self.space.ip(*self._raise())
 
@@ -75,7 +75,7 @@ class Host:
         """Get another address as from another network: the old one goes first."""
         before = self.inner
         self._moves += 1
-        self.inner = f"10.{self._number}.0.{self._moves + 1}"
+        self.inner = f"198.18.{self._number}.{self._moves + 1}"
         self._internet.readdress()
         self.space.ip(f"address delete {before}/32 dev {DEVICE}", *self._raise())
         return self.address

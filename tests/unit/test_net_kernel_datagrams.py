@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+import uvloop
 
 from shem.kernel.datagrams import BATCH_MAX, DatagramSocket, send_once
 from shem.kernel.errors import UsageError
@@ -49,6 +50,65 @@ async def test_sending_to_nowhere_and_after_close_is_no_error():
     one.close()
     one.send(b"x", ("127.0.0.1", 9))
     one.close()
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def run(request):
+    """Run a coroutine on either event loop: uvloop stops watching a socket that has an error."""
+    with asyncio.Runner(loop_factory=request.param) as runner:
+        yield runner.run
+
+
+def test_a_refused_datagram_is_told_and_the_others_go_on(run):
+    async def story():
+        refused, received, back = asyncio.Queue(), asyncio.Queue(), asyncio.Queue()
+        one = DatagramSocket(LOOPBACK, received.put_nowait, refused.put_nowait)
+        two = DatagramSocket(LOOPBACK, back.put_nowait)
+        gone = DatagramSocket(LOOPBACK, lambda _: None)
+        nobody = gone.address
+        gone.close()
+        try:
+            async with asyncio.timeout(10):
+                for number in range(50):
+                    one.send(b"x", nobody)
+                    one.send(b"%d" % number, two.address)
+                    two.send(b"%d" % number, one.address)
+                    if number % 5 == 0:
+                        assert await refused.get() == nobody
+                got = {bytes(data) for box in (received, back) for data in await drain(box, 50)}
+                assert got == {b"%d" % number for number in range(50)}
+        finally:
+            one.close()
+            two.close()
+
+    run(story())
+
+
+async def drain(box, count):
+    """Return so many datagrams, whoever they are from."""
+    got = []
+    while len(got) < count:
+        got += [data for data, _ in await box.get()]
+    return got
+
+
+def test_a_backlog_is_sent_though_datagrams_before_it_were_refused(run):
+    async def story():
+        received = asyncio.Queue()
+        one = DatagramSocket(LOOPBACK, lambda _: None, lambda _: None)
+        two = DatagramSocket(LOOPBACK, received.put_nowait)
+        try:
+            async with asyncio.timeout(10):
+                one.send(b"x", ("127.0.0.1", 9))
+                one._unsent.append((b"waiting", two.address))
+                one._loop.add_writer(one._socket, one._flush)
+                one.send(b"last", two.address)
+                assert await drain(received, 2) == [b"waiting", b"last"]
+        finally:
+            one.close()
+            two.close()
+
+    run(story())
 
 
 async def test_taken_port_is_a_usage_error():
