@@ -29,6 +29,9 @@ NEEDS: Final[dict[str, str]] = {
     "wasi-libc": "/usr/lib/wasm32-wasi",
     "libclang-rt-14-dev-wasm32": "/usr/lib/llvm-14/lib/clang/14.0.6/lib/wasi",
     "iproute2": "/usr/sbin/ip",
+    "bubblewrap": "/usr/bin/bwrap",
+    "squashfs-tools": "/usr/bin/mksquashfs",
+    "busybox-static": "/bin/busybox",
 }
 """Debian packages, and a path each of them brings."""
 NO_TESTS_COLLECTED: Final = 5

@@ -94,7 +94,7 @@ class ExeUnit:
             self._world.clock.monotonic,
             dict(engine.core.usage),
             own_counters=runtime.counters,
-            watches_limits=not self._setup.runtime.manages_hardware,
+            watched=self._setup.runtime.watched,
         )
         reports = Reports(
             activity_id=self._setup.activity_id,

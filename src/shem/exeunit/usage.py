@@ -24,6 +24,7 @@ PROCESSES_MAX: Final = 4_096
 _GIB: Final = 1 << 30
 _FILES_MAX: Final = 100_000
 """Files of a work directory that are counted; a larger one counts as far as they go."""
+_BLOCK_SIZE: Final = 512
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 _PAGE_SIZE: Final = os.sysconf("SC_PAGE_SIZE")
 
@@ -38,7 +39,8 @@ class Usage:
     """What earlier processes used."""
     own_counters: Callable[[], Mapping[str, float]] = dict
     """Those that the runtime keeps."""
-    watches_limits: bool = True
+    watched: frozenset[str] = frozenset({MEMORY, STORAGE})
+    """Counters whose limit ends the activity; the runtime keeps to the other limits itself."""
     storage_gib: float = 0.0
     _started_s: float = field(init=False)
     _cpu_s: float = 0.0
@@ -71,12 +73,12 @@ class Usage:
 
     def exceeded(self) -> str | None:
         """Say which limit is exceeded; None when none is."""
-        if not self.watches_limits:
+        if not self.watched:
             return None
         values = self.values()
         limits = {MEMORY: self.terms.memory_gib, STORAGE: self.terms.storage_gib}
         for name, limit in limits.items():
-            if limit is not None and values[name] > limit:
+            if name in self.watched and limit is not None and values[name] > limit:
                 return f'Usage limit exceeded: "{name}" exceeded the value of {limit}'
         return None
 
@@ -109,16 +111,16 @@ def _process_tree(pid: int) -> Iterator[int]:
 
 
 def measure_directory_gib(directory: Path) -> float:
-    """Return the size of the files below a directory; blocks, so call it from a worker thread."""
+    """Return what the files below a directory occupy; blocks, so call it from a worker thread."""
     size = 0
     count = 0
     for parent, _, names in os.walk(directory, onerror=None):
         for name in names:
             try:
-                size += os.lstat(os.path.join(parent, name)).st_size  # noqa: PTH118 - hot loop
+                size += os.lstat(os.path.join(parent, name)).st_blocks  # noqa: PTH118 - hot loop
             except OSError:
                 continue
             count += 1
             if count >= _FILES_MAX:
-                return size / _GIB
-    return size / _GIB
+                return size * _BLOCK_SIZE / _GIB
+    return size * _BLOCK_SIZE / _GIB

@@ -36,7 +36,7 @@ def provider() -> None:
 @click.option("--subnet", help=f"The subnet to offer in [SUBNET, {DEFAULT_SUBNET}].")
 @click.option("--account", help="Where payments go [YA_ACCOUNT, the node's id].")
 @click.option("--payment-platform", help=f"Platform to be paid on [{DEFAULT_PAYMENT_PLATFORM}].")
-@click.option("--exe-unit-path", help="Runtime descriptors [EXE_UNIT_PATH, the built-in one].")
+@click.option("--exe-unit-path", help="Runtime descriptors [EXE_UNIT_PATH, the built-in ones].")
 @click.option(
     "--max-simultaneous-agreements",
     type=click.IntRange(1, 1_000),
@@ -114,14 +114,14 @@ async def _serve(config: ProviderConfig) -> None:
     """Run the agent until a signal comes."""
     from shem.kernel.world import World
     from shem.provider.agent import Agent
-    from shem.provider.descriptor import load_descriptors
+    from shem.provider.descriptor import load_descriptors, tested
     from shem.provider.hardware import measure
     from shem.rest.client import RestClient
     from shem.store.datadir import hold_datadir
 
     world = World()
     with hold_datadir(config.data_dir, what="shem provider"):
-        descriptors = load_descriptors(config.exe_unit_path)
+        descriptors = await tested(load_descriptors(config.exe_unit_path))
         async with RestClient(config.api_url, config.app_key) as client:
             agent = Agent(config, descriptors, measure(config.data_dir), client, world)
             await run_until_signal(agent)

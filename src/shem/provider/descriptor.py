@@ -1,7 +1,7 @@
 """ExeUnit descriptors: which runtimes this provider has (docs/protocol/provider-agent.md §3).
 
 A descriptor file is a JSON array; paths in it are relative to the file. Without any, the provider
-has the WASI runtime that comes with shem, under the network's name for it.
+has the runtimes that come with shem: the WASI one under the network's name for it, and containers.
 """
 
 import asyncio
@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import structlog
 
 from shem.kernel.errors import UsageError
 
 DESCRIPTORS_MAX: Final = 64
 BUILT_IN_VERSION: Final = "0.1.0"
-TEMPLATE_TIMEOUT_S: Final = 30.0
-TEMPLATE_SIZE_MAX: Final = 1 << 20
+QUESTION_TIMEOUT_S: Final = 30.0
+ANSWER_SIZE_MAX: Final = 1 << 20
+
+log = structlog.get_logger()
 
 
 class _Counter(msgspec.Struct, rename="kebab"):
@@ -88,10 +91,19 @@ BUILT_IN: Final = Descriptor(
 )
 
 
+CONTAINER: Final = Descriptor(
+    name="container",
+    version=BUILT_IN_VERSION,
+    command=(*own_command(), "exe-unit", "--runtime", "container"),
+)
+"""Offered where it works. Its images are those of `vm`, but it is none: an operator who wants to
+offer it as one writes a descriptor that says so."""
+
+
 def load_descriptors(pattern: str | None) -> tuple[Descriptor, ...]:
-    """Read the descriptors that a path names (`*` allowed in it); the built-in one for None."""
+    """Read the descriptors that a path names (`*` allowed in it); the built-in ones for None."""
     if pattern is None:
-        return (BUILT_IN,)
+        return (BUILT_IN, CONTAINER)
     paths = sorted(glob(pattern))  # noqa: PTH207 - the pattern may be absolute
     found = [descriptor for path in paths for descriptor in _load_file(Path(path))]
     if not found:
@@ -124,9 +136,27 @@ def _descriptor(base: Path, entry: _Entry) -> Descriptor:
     )
 
 
+async def tested(descriptors: Sequence[Descriptor]) -> tuple[Descriptor, ...]:
+    """Return the runtimes that work here; UsageError when one does not that was asked for."""
+    working = [descriptor for descriptor in descriptors if descriptor is BUILT_IN]
+    for descriptor in descriptors:
+        if descriptor is BUILT_IN:
+            continue
+        try:
+            await _output_of((*descriptor.command, "test"), descriptor.name, "test")
+        except UsageError as error:
+            if descriptor is not CONTAINER:
+                raise
+            log.info("runtime.not_offered", runtime=descriptor.name, reason=error.message)
+        else:
+            working.append(descriptor)
+    return tuple(working)
+
+
 async def offer_template(descriptor: Descriptor) -> dict[str, Any]:
     """Ask the ExeUnit for its template; UsageError when it gives none that can be used."""
-    text = await _output_of((*descriptor.command, "offer-template"), descriptor.name)
+    command = (*descriptor.command, "offer-template")
+    text = await _output_of(command, descriptor.name, "offer-template")
     try:
         template = json.loads(text)
         properties = template["properties"]
@@ -137,7 +167,8 @@ async def offer_template(descriptor: Descriptor) -> dict[str, Any]:
     return template if isinstance(template, dict) else {}
 
 
-async def _output_of(command: Sequence[str], name: str) -> bytes:
+async def _output_of(command: Sequence[str], name: str, question: str) -> bytes:
+    """Ask an ExeUnit a question that it answers on its output."""
     try:
         process = await asyncio.create_subprocess_exec(
             *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE
@@ -145,12 +176,14 @@ async def _output_of(command: Sequence[str], name: str) -> bytes:
     except OSError as error:
         raise UsageError(f"runtime {name}: {error}") from error
     try:
-        async with asyncio.timeout(TEMPLATE_TIMEOUT_S):
+        async with asyncio.timeout(QUESTION_TIMEOUT_S):
             output, _ = await process.communicate()
     except TimeoutError:
         process.kill()
         await process.wait()
-        raise UsageError(f"runtime {name}: no offer template in {TEMPLATE_TIMEOUT_S} s") from None
-    if process.returncode != 0 or len(output) > TEMPLATE_SIZE_MAX:
-        raise UsageError(f"runtime {name}: offer-template failed ({process.returncode})")
+        raise UsageError(
+            f"runtime {name}: no answer to {question} in {QUESTION_TIMEOUT_S:g} s"
+        ) from None
+    if process.returncode != 0 or len(output) > ANSWER_SIZE_MAX:
+        raise UsageError(f"runtime {name}: {question} failed ({process.returncode})")
     return output

@@ -25,6 +25,7 @@ CHUNK_SIZE: Final = 64 << 10
 KILL_WAIT_S: Final = 2.0
 LOG_DIRECTORY: Final = "logs"
 LOG_NAME: Final = "runtime.log"
+LOG_SHOWN_MAX: Final = 4_096
 
 Child = PipedProcess
 
@@ -38,13 +39,29 @@ class Children:
 
     async def start(self, command: Sequence[str], *, to_log: bool = False) -> Child:
         """Start a process in the work directory; OSError when it cannot be started."""
-        log = self._work_dir / LOG_DIRECTORY / LOG_NAME if to_log else None
+        log = self._log if to_log else None
         if log is not None:
             log.parent.mkdir(exist_ok=True)
         env = {**os.environ, MARK_VARIABLE: str(self._work_dir)}
         return await self._world.processes.start_piped(
             [*tether(), *command], cwd=self._work_dir, env=env, log=log
         )
+
+    def log_size(self) -> int:
+        return self._log.stat().st_size if self._log.exists() else 0
+
+    def read_log(self, offset: int) -> bytes:
+        """Return what was logged since the log had this size, as far as it is of use."""
+        try:
+            with self._log.open("rb") as log:
+                log.seek(offset)
+                return log.read(LOG_SHOWN_MAX)
+        except OSError:
+            return b""
+
+    @property
+    def _log(self) -> Path:
+        return self._work_dir / LOG_DIRECTORY / LOG_NAME
 
     async def end(self, child: Child, *, patience_s: float) -> None:
         """SIGTERM to a child and all that it started; SIGKILL to what is left after the patience.

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from shem.exeunit.runtimes.base import Limits, Runtime, RuntimeFault
 from shem.exeunit.runtimes.plugin import Plugin, PluginRuntime, ask
-from shem.exeunit.usage import COUNTERS
+from shem.exeunit.usage import COUNTERS, MEMORY, STORAGE
 from shem.kernel.tasks import TaskScope
 from shem.kernel.world import World
 
@@ -52,18 +52,32 @@ class RuntimeChoice:
 
     @property
     def is_plugin(self) -> bool:
-        return self.binary is not None or self.built_in is BuiltIn.CONTAINER
+        return self.binary is not None or self._is_container
+
+    @property
+    def watched(self) -> frozenset[str]:
+        """Return the counters whose limits the ExeUnit watches.
+
+        A container has its memory by control groups, and no quota of the disk.
+        """
+        if self.manages_hardware:
+            return frozenset()
+        return frozenset({STORAGE} if self._is_container else {MEMORY, STORAGE})
+
+    @property
+    def _is_container(self) -> bool:
+        return self.binary is None and self.built_in is BuiltIn.CONTAINER
 
     def plugin(self, limits: Limits | None = None) -> Plugin:
         """Return how the binary is called."""
         if self.binary is not None:
             command: tuple[str, ...] = (str(self.binary.absolute()),)
         else:
-            command = (sys.executable, "-m", "shem.exeunit.runtimes.container")
+            command = (sys.executable, "-I", "-m", "shem.exeunit.runtimes.container")
         return Plugin(
             command=command,
             args=self.args,
-            limits=limits if self.manages_hardware else None,
+            limits=limits if self.manages_hardware or self._is_container else None,
             needs_image=not self.manages_image,
         )
 

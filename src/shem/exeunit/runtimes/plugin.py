@@ -203,6 +203,7 @@ class PluginRuntime:
         self, deployment: Deployment, args: Sequence[str], stdout: Sink, stderr: Sink
     ) -> None:
         command = self._plugin.call(self._work_dir, deployment.image, "start", *args)
+        offset = await asyncio.to_thread(self._children.log_size)
         child = await self._children.start(command, to_log=True)
         service = ServiceLink(child, stdout, stderr)
         self._scope.spawn(service.serve(), "runtime service")
@@ -213,7 +214,9 @@ class PluginRuntime:
         except TimeoutError:
             raise RuntimeFault(f"the runtime was not up in {GREETING_TIMEOUT_S:g} s") from None
         except RuntimeFault as fault:
-            raise await self._explained(service, fault) from fault
+            explained = await self._explained(service, fault)
+            stderr(await asyncio.to_thread(self._children.read_log, offset))
+            raise explained from fault
         finally:
             service.started()
             if self._service is not service:
@@ -247,7 +250,7 @@ class PluginRuntime:
             child.close()
         if self._stopping:
             return Stopped("the command was stopped")
-        return RuntimeFault(f"the runtime ended with exit code {code}; see its log")
+        return RuntimeFault(f"the runtime ended with exit code {code}")
 
 
 def _wishes(options: DeployOptions) -> str:
