@@ -1,6 +1,6 @@
 """Write the reference pages that come from the code: `python -m tests.docs [--check]`.
 
-* `docs/reference/limits.md`: every named limit and time of `src/`, with the line beneath it that says why;
+* `docs/reference/limits.md`: every named limit and time of `src/`, and why;
 * `docs/reference/states.md`: the state machines, drawn from their tables;
 * `docs/reference/cli.md`: the commands, as `--help` tells them.
 
