@@ -16,7 +16,7 @@ from shem.store.sql import for_postgres, parameter_names
 from shem.store.sqlite import SqliteStore
 from shem.store.unit import Store
 
-PACKAGES = ("shem.store", "shem.identity", "shem.market", "shem.activity")
+PACKAGES = ("shem.store", "shem.identity", "shem.net", "shem.market", "shem.activity")
 STATEMENT = re.compile(
     r"\s*(SELECT\b.*\bFROM|INSERT INTO|UPDATE\b.*\bSET|DELETE FROM|WITH)\b", re.S
 )

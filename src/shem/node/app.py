@@ -32,6 +32,7 @@ from shem.kernel.config import NodeConfig, parse_gsb_url
 from shem.kernel.tasks import TaskScope
 from shem.kernel.world import World
 from shem.market.service import MarketService
+from shem.net.secure.pin_store import PinStore
 from shem.net.service import Net
 from shem.node import ready
 from shem.node.http import serving
@@ -81,12 +82,14 @@ async def running_node(
         await identity.start()
 
         keys = identity.keys()
+        pinned = await stack.enter_async_context(PinStore(store, world))
         net = Net(
             world,
             keys,
             config.bind_address,
             config.relay_address,
             encryption=config.net_encryption,
+            pins=pinned.pins,
         )
         bus = Bus()
         node_ids = [key.node_id for key in keys]
