@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shem.exeunit import core as core_module
+from shem.exeunit.commands import Kind
 from shem.exeunit.core import INTERRUPTED, Begin, Core, Refuse, State
 from shem.exeunit.journal import Record
 from shem.exeunit.results import Outcome, failure
-from shem.exeunit.commands import Kind
 from shem.exeunit.script import parse_script
 from shem.kernel.errors import Conflict, NotFound, StorageFault, UsageError
 

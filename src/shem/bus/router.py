@@ -171,8 +171,9 @@ class Bus:
         """Yield the answers; `timeout_s` limits the wait for each of them."""
         call = Call(caller, address, data, caller_text=caller.node_id, timeout_s=timeout_s)
         replies = self._deliver(call) if past_guard else self.replies(call)
-        async for item in timed_items(replies, timeout_s, address):
-            yield item
+        async with aclosing(timed_items(replies, timeout_s, address)) as found:
+            async for item in found:
+                yield item
 
     async def push(self, caller: Caller, address: str, data: bytes) -> None:
         """Deliver without wanting an answer; that nobody listens is no error."""

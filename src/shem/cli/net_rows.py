@@ -30,6 +30,18 @@ def session_row(found: Row) -> Row:
     }
 
 
+def socket_row(found: Row) -> Row:
+    return {
+        "type": found["protocol"],
+        "port": found["localPort"],
+        "to addr": found["remoteAddr"],
+        "to port": found["remotePort"],
+        "state": found["state"],
+        "in [KiB/s]": found["metrics"]["rxAvg"] / 1024,
+        "out [KiB/s]": found["metrics"]["txAvg"] / 1024,
+    }
+
+
 def ping_row(found: Row) -> Row:
     return {
         "nodeId": found["nodeId"],

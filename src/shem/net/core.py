@@ -19,7 +19,7 @@ from shem.identity.keys import PrivateKey
 from shem.kernel.caller import Assurance
 from shem.kernel.config import Encryption
 from shem.kernel.errors import PeerError, UsageError
-from shem.kernel.ids import NodeId, node_id_from_bytes
+from shem.kernel.ids import ZERO_NODE, NodeId, node_id_from_bytes
 from shem.kernel.rates import RateLimit
 from shem.kernel.world import Rng
 from shem.net.acceptor import Acceptor, claimed_node
@@ -27,6 +27,7 @@ from shem.net.dialler import DialFailed, Dialler, Established, Greet, Prove
 from shem.net.outputs import (
     Address,
     ChannelUp,
+    ControlSealed,
     DeliverPacket,
     NeighboursFound,
     Output,
@@ -83,6 +84,8 @@ class NodeCore:
         pins: Pins | None = None,
     ) -> None:
         self._now = 0.0
+        self.is_watched = False
+        """Somebody wants to know what passes inside encrypted channels, too."""
         self._own_id = keys[0].node_id
         self._post = Post(rng)
         self._dialler = Dialler(self._post, keys)
@@ -183,6 +186,16 @@ class NodeCore:
             self._guard.close(session, self._now, tell=True)
         self.router.drop_relayed(default)
 
+    def who(self, data: bytes, address: Address) -> NodeId | None:
+        """Return whose datagram this is, or whom it goes to; all zeros for the relay itself."""
+        if address == self.link.address:
+            slot = int.from_bytes(data[17:21]) if kind_of(data) is Kind.FORWARD else 0
+            info = self.router.registry.by_slot(slot)
+            return info.node_id if info else ZERO_NODE
+        if session := self.router.sessions.by_address.get(address):
+            return session.peer.node_id if session.peer else None
+        return self._dialler.target(address)
+
     def shutdown(self) -> None:
         """Say goodbye to everybody."""
         for session in self.router.sessions:
@@ -200,7 +213,10 @@ class NodeCore:
                     case RouteFailed(node_id, reason):
                         self._secure.on_route_failed(node_id, reason)
                     case SendDatagram():
-                        outputs.append(self._guard.sealed(output, self._now))
+                        sealed = self._guard.sealed(output, self._now)
+                        if self.is_watched and sealed is not output:
+                            outputs.append(ControlSealed(output.data, output.address, False))
+                        outputs.append(sealed)
                     case _:
                         outputs.append(output)
             outputs += self._told()
@@ -273,6 +289,8 @@ class NodeCore:
                 self._post.emit(DeliverPacket(opened.peer, UNRELIABLE, opened.payload))
             case Sealed.CONTROL if session is not None and opened.is_sealed_by(session.peer):
                 packet = decode_packet(opened.payload)
+                if self.is_watched:
+                    self._post.emit(ControlSealed(opened.payload, session.address, True))
                 if packet.session_id == session.session_id:
                     self._guard.confirm(session, now)
                     self._act(packet, session.address, session, now)

@@ -128,6 +128,11 @@ class Dialler:
         attempt = self._attempts.get(address)
         return attempt.target if attempt else None
 
+    def target(self, address: Address) -> NodeId | None:
+        """Return whom we try to reach there; None for nobody and for the relay."""
+        attempt = self._attempts.get(address)
+        return attempt.target if attempt else None
+
     def is_dialling(self, address: Address) -> bool:
         return address in self._attempts
 

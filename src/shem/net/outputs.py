@@ -25,6 +25,15 @@ class SendOneShot:
 
 
 @dataclass(frozen=True, slots=True)
+class ControlSealed:
+    """A control packet passed inside an encrypted channel; only said while somebody watches."""
+
+    data: bytes
+    address: Address
+    is_inward: bool
+
+
+@dataclass(frozen=True, slots=True)
 class DeliverPacket:
     """A Forward arrived from this peer."""
 
@@ -109,6 +118,7 @@ class NeighboursFound:
 Output = (
     SendDatagram
     | SendOneShot
+    | ControlSealed
     | DeliverPacket
     | PeerUp
     | RouteUp

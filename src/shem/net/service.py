@@ -29,6 +29,7 @@ from shem.net.core import NodeCore
 from shem.net.neighbourhood import Neighbourhood
 from shem.net.secure.pins import Pins
 from shem.net.streams import Streams
+from shem.net.trace import Trace
 from shem.net.types import (
     DATAGRAM_MESSAGE_MAX,
     MESSAGE_SIZE_MAX,
@@ -92,6 +93,7 @@ class Net:
         self._stack = AsyncExitStack()
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for = 0.0
+        self.trace = Trace(world.clock, self._watched)
 
     # --- running
 
@@ -168,6 +170,8 @@ class Net:
         await self._ensure_route(target, timeout_s)
         now = self._now()
         default = self._core.router.registry.default_of(target)
+        if self.trace.is_on:
+            self.trace.message("out", default, channel, message)
         if channel is Channel.UNRELIABLE:
             self._core.send(default, UNRELIABLE, encode_unreliable(message), now)
         else:
@@ -274,6 +278,8 @@ class Net:
         now = self._now()
         for data, source in batch:
             self._received_bytes += len(data)
+            if self.trace.is_on:
+                self.trace.datagram_in(data, source, self._core.who(data, source))
             try:
                 self._core.receive(data, source, now)
             except Exception:
@@ -310,6 +316,8 @@ class Net:
         self._timer = self._loop.call_later(max(0.0, deadline - self._now()), self._on_timer)
 
     def _carry_out(self, output: out.Output) -> None:
+        if self.trace.is_on:
+            self.trace.core_output(output, self._core.who)
         match output:
             case out.SendDatagram(data, address):
                 self._sent_bytes += len(data)
@@ -345,6 +353,8 @@ class Net:
         """Do what the streams decided; `sender` sent the packet that they have just got."""
         decisions: Sequence[st.Output] = self._streams.outputs()
         for decision in decisions:
+            if self.trace.is_on:
+                self.trace.stream_output(decision)
             match decision:
                 case st.SendPacket(receiver, packet):
                     self._core.send(receiver, STREAM, packet, self._now())
@@ -364,7 +374,12 @@ class Net:
             message = decode_unreliable(payload)
         except WireError:
             return
+        if self.trace.is_on:
+            self.trace.message("in", peer.node_id, Channel.UNRELIABLE, message)
         self._call(self._on_message, peer, Channel.UNRELIABLE, message)
+
+    def _watched(self, is_on: bool) -> None:
+        self._core.is_watched = is_on
 
     def _call(self, subscribers: Sequence[Callable[..., None]], *arguments: object) -> None:
         for fn in subscribers:

@@ -6,7 +6,8 @@ reads, stand in docs/protocol/net.md §10.2. Times are `{secs, nanos}`, addresse
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from ipaddress import ip_address
 from typing import Final, Protocol
 
@@ -15,13 +16,17 @@ from shem.bus.types import LOCAL_CALLER, Call
 from shem.kernel.errors import NotSupported, ShemError, UsageError
 from shem.kernel.ids import ZERO_NODE, NodeId
 from shem.kernel.world import Clock
+from shem.net.trace import USUAL, Layer, Trace
 from shem.net.types import NetStatus, NodeInfo, SessionInfo, SocketInfo
 from shem.node import bodies
 from shem.node.local_identity import not_supported
+from shem.wire.flexbuffers import dumps_reply_ok, unpack
 
 BASE: Final = "/local/net"
 PING: Final = "diagnostic/net/GsbRemotePing"
 PING_TIMEOUT_S: Final = 10.0
+TRACE_INTERVAL_S: Final = 5.0
+"""How often a watcher hears from us at the least."""
 NODES_MAX: Final = 256
 """Nodes of one ping or of one list of neighbours."""
 _NOT_BUILT: Final = ("Subscribe", "Unsubscribe", "SendBroadcastMessage", "Shutdown")
@@ -39,6 +44,9 @@ class NetFace(Protocol):
     def status(self) -> NetStatus: ...
     def sessions(self) -> list[SessionInfo]: ...
     def sockets(self) -> list[SocketInfo]: ...
+    def default_of(self, node_id: NodeId) -> NodeId: ...
+    @property
+    def trace(self) -> Trace: ...
 
 
 def bind_diagnostics(bus: Bus) -> Binding:
@@ -75,10 +83,15 @@ class LocalNet:
             **dict.fromkeys(_NOT_BUILT, not_supported),
         }
         return [
-            bus.serve(
-                f"{BASE}/{name}", fn, error=_bare_error if name in _BARE_ERRORS else _runtime_error
-            )
-            for name, fn in served.items()
+            bus.bind_stream(f"{BASE}/Trace", self._trace),
+            *(
+                bus.serve(
+                    f"{BASE}/{name}",
+                    fn,
+                    error=_bare_error if name in _BARE_ERRORS else _runtime_error,
+                )
+                for name, fn in served.items()
+            ),
         ]
 
     async def _status(self, _call: Call, _body: object) -> object:
@@ -115,6 +128,20 @@ class LocalNet:
         if not 1 <= size <= NODES_MAX:
             raise UsageError(f"size is 1 to {NODES_MAX}")
         return await self._net.neighbours(size)
+
+    async def _trace(self, call: Call) -> AsyncIterator[bytes]:
+        """Stream what the net does, until the asker goes away; an empty answer says: still here."""
+        found = bodies.fields(unpack(call.data))
+        names = bodies.texts(found, "layers", limit=len(Layer)) or USUAL
+        if unknown := set(names) - set(Layer):
+            raise UsageError(f"no layer {', '.join(sorted(unknown))}")
+        peer = bodies.node_id(found["peer"]) if found.get("peer") else None
+        wanted = self._net.default_of(peer) if peer else None
+        with self._net.trace.watch([Layer(name) for name in names], wanted) as watch:
+            yield dumps_reply_ok({"rows": [], "lost": 0})  # from now on
+            async with aclosing(watch.batches(TRACE_INTERVAL_S)) as batches:
+                async for rows in batches:
+                    yield dumps_reply_ok({"rows": rows, "lost": watch.lost})
 
     def _up_s(self) -> float:
         return max(self._clock.monotonic() - self._started_s, 1.0)
