@@ -10,7 +10,7 @@
 * Disconnected is obeyed from the session it names, and a mere hint from everybody else.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Final
 
 import structlog
@@ -36,9 +36,10 @@ from shem.net.outputs import (
     SendDatagram,
 )
 from shem.net.post import Post
-from shem.net.registry import read_endpoints, read_node
+from shem.net.registry import read_node
 from shem.net.relay_link import RegisterUs, RelayLink
 from shem.net.requests import ASK, IDLE_PING, Answer, Unanswered
+from shem.net.roaming import Roaming
 from shem.net.router import LookUp, Reverse, Router
 from shem.net.secure.guard import HINT_BURST, HINT_RATE_PER_S, SessionGuard
 from shem.net.secure.layer import Opened, Secure
@@ -60,8 +61,6 @@ CROSSING_S: Final = 2.0
 STRANGER_RATE_PER_S: Final = 20.0
 """Answers per source address to those with whom we have no session."""
 STRANGER_BURST: Final = 40.0
-DIAL_BACK_RATE_PER_S: Final = 20.0
-DIAL_BACK_BURST: Final = 100.0
 
 log = structlog.get_logger()
 
@@ -109,11 +108,12 @@ class NodeCore:
         )
         self._guard = SessionGuard(self._post, self.router, self._dialler, self._secure)
         self._slots = SlotQuestions(self._post)
-        self._last_public: Address | None = None
+        self._roaming = Roaming(
+            dialler=self._dialler, link=self.link, router=self.router, guard=self._guard
+        )
         self._next_watch = 0.0
         self._stranger_limit = RateLimit(STRANGER_RATE_PER_S, STRANGER_BURST)
         self._hint_limit = RateLimit(HINT_RATE_PER_S, HINT_BURST)
-        self._dial_back_limit = RateLimit(DIAL_BACK_RATE_PER_S, DIAL_BACK_BURST)
         self._on_answer: dict[type, Callable[[Answer, r.Packet, float], None]] = {
             Greet: self._on_handshake_answer,
             Prove: self._on_handshake_answer,
@@ -185,6 +185,17 @@ class NodeCore:
         if session := self.router.sessions.find(default):
             self._guard.close(session, self._now, tell=True)
         self.router.drop_relayed(default)
+
+    def on_network_changed(self, moved: Set[Address], back: Set[Address], now: float) -> None:
+        """Our own address towards some addresses is another one, or there is a way again."""
+        self._now = now
+        self._roaming.on_network_changed(moved, back, now)
+
+    def on_refused(self, address: Address, now: float) -> None:
+        """Somebody says that nobody is there (ICMP)."""
+        self._now = now
+        if failed := self._roaming.on_refused(address, now):
+            self._on_dial_failed(failed, now)
 
     def who(self, data: bytes, address: Address) -> NodeId | None:
         """Return whose datagram this is, or whom it goes to; all zeros for the relay itself."""
@@ -342,7 +353,7 @@ class NodeCore:
             case r.Control(r.Disconnected() as notice):
                 self._on_disconnected(packet.session_id, notice, source, session, now=now)
             case r.Control(r.DialBack() as notice) if session is self.link.session is not None:
-                self._on_dial_back(notice, now)
+                self._roaming.on_dial_back(notice, now)
 
     def _session_at(self, source: Address) -> Session | None:
         if source == self.link.address:
@@ -419,16 +430,10 @@ class NodeCore:
                 self.router.drop_relayed(info.node_id)
         elif notice.node_id is not None:
             node_id = node_id_from_bytes(notice.node_id)
-            if from_relay or self._hint_limit.allow(node_id, now):
-                self.router.on_hint(node_id, now, from_relay=from_relay)
-
-    def _on_dial_back(self, notice: r.DialBack, now: float) -> None:
-        node_id = node_id_from_bytes(notice.node_id)
-        if self.router.sessions.find(node_id) or not self._dial_back_limit.allow(0, now):
-            return
-        address = next(iter(read_endpoints(notice.endpoints)), self.link.address)
-        if address is not None and address != self.link.address:
-            self._dialler.dial(address, node_id, now, forget_me=False)
+            if from_relay:
+                self._roaming.on_returned(node_id, now)
+            elif self._hint_limit.allow(node_id, now):
+                self.router.on_hint(node_id, now, from_relay=False)
 
     # --- answers
 
@@ -485,20 +490,9 @@ class NodeCore:
 
     def _on_registered(self, response: r.Response, now: float) -> None:
         self.link.on_registered(response, now)
-        if not self.link.is_up:
-            return
-        public, before = self.link.public_address, self._last_public
-        self._last_public = public or before
-        if public and before and public != before:
-            self._on_moved(now)
-        self.router.on_relay_up(now)
-
-    def _on_moved(self, now: float) -> None:
-        """Our own address is another one: peers still send to the old one (spec §6.7)."""
-        for session in self.router.sessions:
-            assert session.peer is not None
-            self._guard.close(session, now, tell=False)
-            self.router.connect(session.peer.node_id, now)
+        if self.link.is_up:
+            self._roaming.on_registered(now)
+            self.router.on_relay_up(now)
 
     def _on_pong(self, answer: Answer, packet: r.Packet, now: float) -> None:
         assert isinstance(answer.purpose, CheckAlive | MeasureLatency)
@@ -509,6 +503,7 @@ class NodeCore:
     def _on_looked_up(self, answer: Answer, packet: r.Packet, now: float) -> None:
         assert isinstance(answer.purpose, LookUp) and isinstance(packet.content, r.Response)
         self.router.on_looked_up(answer.purpose.node_id, packet.content, now)
+        self._roaming.on_looked_up(answer.purpose.node_id, now)
 
     def _on_reverse_answer(self, answer: Answer, packet: r.Packet, now: float) -> None:
         assert isinstance(answer.purpose, Reverse) and isinstance(packet.content, r.Response)
@@ -544,6 +539,7 @@ class NodeCore:
                 self._on_silence(session_id, failed.started, now)
             case LookUp(node_id):
                 self.router.on_looked_up(node_id, None, now)
+                self._roaming.on_looked_up(node_id, now)
             case Reverse(node_id):
                 self.router.on_reverse_answered(node_id, None, now)
             case WhoIs(slot):

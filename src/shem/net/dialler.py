@@ -198,6 +198,13 @@ class Dialler:
             return None
         return self._fail(attempt, "disconnected by the peer")
 
+    def on_refused(self, address: Address) -> DialFailed | None:
+        """Take an ICMP error about a peer that has not answered: there may be other ways to it."""
+        attempt = self._attempts.get(address)
+        if attempt is None or attempt.target is None or attempt.stage is not Stage.GREETING:
+            return None
+        return self._fail(attempt, "refused")
+
     def tick(self, now: float) -> None:
         """Work on challenges for a slice, and resume what was paused."""
         for attempt in tuple(self._attempts.values()):

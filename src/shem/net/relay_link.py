@@ -4,7 +4,7 @@
        ^---------- any failure or loss -----------/
 
 A lost session is replaced at once, then with exponential back-off; the cap is ten seconds, because
-a node that is back must be found again quickly. Pure.
+a node that is back must be found again quickly, and one second while something waits for it. Pure.
 """
 
 from enum import StrEnum
@@ -16,12 +16,16 @@ from shem.net.dialler import DialFailed, Dialler, Established
 from shem.net.outputs import Address, RelayDown, RelayUp
 from shem.net.post import Post
 from shem.net.registry import read_endpoints
-from shem.net.requests import ASK, IDLE_PING, LATENCY_PING
+from shem.net.requests import ASK, DOUBT_PING, IDLE_PING, LATENCY_PING, Pattern
 from shem.net.session import CheckAlive, MeasureLatency, Session
 from shem.wire import relay as r
 
 BACKOFF_START_S: Final = 0.5
 BACKOFF_MAX_S: Final = 10.0
+AWAITED_MAX_S: Final = 1.0
+"""The cap while the relay is needed for something."""
+AWAITED_FOR_S: Final = 60.0
+"""How long it counts as needed: callers rest up to half of that between two tries."""
 JITTER: Final = 0.3
 
 log = structlog.get_logger()
@@ -53,6 +57,7 @@ class RelayLink:
         self._dialler = dialler
         self._backoff_s = 0.0
         self._retry_at = 0.0
+        self._wanted_until = 0.0
 
     @property
     def is_up(self) -> bool:
@@ -123,18 +128,50 @@ class RelayLink:
         else:
             self._wait(now, reason)
 
+    def want(self, now: float) -> None:
+        """Something waits for the session: rest only shortly between tries."""
+        self._wanted_until = now + AWAITED_FOR_S
+        if self.state is State.WAITING:
+            self._retry_at = min(self._retry_at, now + AWAITED_MAX_S)
+
+    def renew(self, now: float) -> None:
+        """Make another session at once: ours is of an address that we no longer have."""
+        if self.state is State.OFF or self.address is None:
+            return
+        self._dialler.cancel(self.address)
+        self.lost(now, "our address has changed")
+        self.state, self._retry_at, self._backoff_s = State.WAITING, now, 0.0
+
+    def hurry(self, now: float) -> None:
+        """The network is back: try now, or ask whether the session still lives."""
+        if self.state in (State.WAITING, State.HANDSHAKE):
+            self.renew(now)
+        else:
+            self.doubt(now)
+
+    def doubt(self, now: float) -> None:
+        """Ping a session that ends unless the relay answers."""
+        self._check(DOUBT_PING, now)
+
     def watch(self, now: float) -> None:
-        """Ping when it has been silent for long."""
+        """Ping when it has been silent for long, or while we send."""
+        if self.session is not None and self.session.is_unheard(now):
+            self.doubt(now)
+        elif self.session is not None and self.session.is_idle(now):
+            self._check(IDLE_PING, now)
+
+    def _check(self, pattern: Pattern, now: float) -> None:
         session = self.session
-        if session is not None and session.is_idle(now):
-            self._post.requests.start(
-                CheckAlive(session.session_id),
-                session.address,
-                session.session_id,
-                r.Ping(),
-                pattern=IDLE_PING,
-                now=now,
-            )
+        if session is None or not self.is_up:
+            return
+        self._post.requests.start(
+            CheckAlive(session.session_id),
+            session.address,
+            session.session_id,
+            r.Ping(),
+            pattern=pattern,
+            now=now,
+        )
 
     def tick(self, now: float) -> None:
         if self.state is State.WAITING and self._retry_at <= now and self.address is not None:
@@ -148,7 +185,8 @@ class RelayLink:
         if self.state is State.OFF:
             return
         log.info("relay.unreachable", relay=self.address, reason=reason)
-        self._backoff_s = min(BACKOFF_MAX_S, max(BACKOFF_START_S, 2 * self._backoff_s))
+        limit_s = AWAITED_MAX_S if now < self._wanted_until else BACKOFF_MAX_S
+        self._backoff_s = min(limit_s, max(BACKOFF_START_S, 2 * self._backoff_s))
         spread = 1 - JITTER * self._post.rng.unit()
         self.state = State.WAITING
         self._retry_at = now + self._backoff_s * spread

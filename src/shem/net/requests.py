@@ -36,6 +36,8 @@ IDLE_PING: Final = Pattern((0.0, 0.2, 0.4, 0.7, 0.9, 1.2, 1.4, 1.9), 2.4)
 """After 15 s of silence, as a yagna does it (§6.4)."""
 DOUBT_PING: Final = Pattern((0.0, 0.2, 0.5, 0.9, 1.4), 2.0)
 """After a hint that the peer is gone."""
+RETURN_PING: Final = Pattern((0.0, 0.15, 0.3, 0.5), 0.8)
+"""After the relay's word that the peer is back: it knows best."""
 
 
 @dataclass(slots=True, eq=False)

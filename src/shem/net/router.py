@@ -7,6 +7,7 @@ said about a node from outside puts its session in doubt, no more: the session i
 record is fetched afresh the next time. Pure.
 """
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -27,7 +28,7 @@ from shem.net.outputs import (
 from shem.net.post import Post
 from shem.net.registry import Registry, read_node
 from shem.net.relay_link import RelayLink
-from shem.net.requests import ASK, DOUBT_PING, IDLE_PING, Pattern
+from shem.net.requests import ASK, DOUBT_PING, IDLE_PING, RETURN_PING, Pattern
 from shem.net.session import FRESH_S, CheckAlive, PeerSessions, Session
 from shem.net.types import NodeInfo
 from shem.wire import relay as r
@@ -152,9 +153,22 @@ class Router:
         self._look_up(search, now)
         return self._searches.get(default)
 
+    def connect_at(self, node_id: NodeId, address: Address, now: float) -> None:
+        """Search a route, first at an address where the node was lately: no relay is needed."""
+        if (
+            node_id in self._searches
+            or self.route_of(node_id)
+            or len(self._searches) > SEARCHES_MAX
+        ):
+            return
+        search = _Search(node_id, Step.DIRECT, endpoints=[address])
+        self._searches[node_id] = search
+        self._next_endpoint(search, now)
+
     def look_up(self, node_id: NodeId, now: float) -> None:
         """Ask the relay about a node; answered by `NodeFound`."""
         if not self._link.session or not self._link.is_up:
+            self._link.want(now)
             self._post.emit(NodeFound(node_id, None, "no relay session"))
             return
         self._ask(LookUp(node_id), r.FindNode(node_id_to_bytes(node_id)), now)
@@ -164,7 +178,9 @@ class Router:
     def on_looked_up(self, node_id: NodeId, response: r.Response | None, now: float) -> None:
         """Take the answer to a Node request; None when there was none."""
         info, reason = None, "the relay does not answer"
-        if response is not None:
+        if response is None:
+            self._link.doubt(now)
+        else:
             try:
                 info, reason = self._read(response, now)
             except PeerError as error:
@@ -217,7 +233,7 @@ class Router:
         relayed = self._relayed.get(node_id)
         if relayed is None:
             if node_id not in self._searches:
-                self._add_relayed(info, now)
+                self._add_relayed(info, heard_at=now)
                 self._post.emit(RouteUp(node_id))
                 self._post.emit(PeerUp(node_id))
             return
@@ -229,7 +245,7 @@ class Router:
         """Somebody says that this node is gone or has moved (spec §6.6)."""
         default = self.registry.default_of(node_id)
         if session := self.sessions.find(default):
-            self.doubt(session, now)
+            self.doubt(session, now, RETURN_PING if from_relay else DOUBT_PING)
         if not from_relay:
             return
         self.registry.forget(default)
@@ -268,6 +284,10 @@ class Router:
 
     def on_relay_up(self, now: float) -> None:
         for search in tuple(self._searches.values()):
+            is_blind = search.step is Step.DIRECT and search.info is None
+            if is_blind and not (search.dialled and self._dialler.has_answered(search.dialled)):
+                self._stop_dialling(search)
+                search.step = Step.RELAY
             if search.step is Step.RELAY:
                 self._look_up(search, now)
 
@@ -300,6 +320,7 @@ class Router:
 
     def _look_up(self, search: _Search, now: float) -> None:
         if not self._link.is_up:
+            self._link.want(now)
             search.step, search.deadline = Step.RELAY, now + RELAY_WAIT_S
             return
         search.step = Step.LOOKUP
@@ -332,6 +353,9 @@ class Router:
                 search.dialled = address
                 return
         search.dialled = None
+        if search.info is None:
+            self._look_up(search, now)
+            return
         if self._link.public_address is None:
             self._relay(search, now)
             return
@@ -347,7 +371,7 @@ class Router:
         if not self._link.is_up or not search.info.slot:
             self._fail(search, "neither direct nor relayed")
             return
-        self._add_relayed(search.info, now)
+        self._add_relayed(search.info, heard_at=-math.inf)
         self._complete(search, now)
 
     def _complete(self, search: _Search, now: float) -> None:
@@ -386,11 +410,11 @@ class Router:
         self.registry.learn(info, now)
         return info, ""
 
-    def _add_relayed(self, info: NodeInfo, now: float) -> None:
+    def _add_relayed(self, info: NodeInfo, *, heard_at: float) -> None:
         session = self._link.session
         assert session is not None
         head = forward_head(session.session_id, info.slot)
-        self._relayed[info.node_id] = _Relayed(info.slot, head, now)
+        self._relayed[info.node_id] = _Relayed(info.slot, head, heard_at)
         if len(self._relayed) > RELAYED_MAX:
             del self._relayed[next(iter(self._relayed))]
 

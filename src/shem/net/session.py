@@ -16,7 +16,7 @@ from shem.net.types import Peer, SessionInfo
 from shem.wire.forward import forward_head
 
 IDLE_AFTER_S: Final = 15.0
-UNHEARD_AFTER_S: Final = 3.0
+UNHEARD_AFTER_S: Final = 1.5
 """Sending into silence for so long puts the session in doubt."""
 FRESH_S: Final = 1.0
 """A session younger than this is not doubted because of traffic that crossed its birth."""

@@ -14,7 +14,8 @@ of four (spec §9.1, rule 3). A full datagram has 1425 bytes encrypted, 1395 in 
 RTO_INITIAL_S: Final = 1.0
 RTO_MIN_S: Final = 0.3
 """Above the 250 ms by which yagna's timers may delay an acknowledgement."""
-RTO_MAX_S: Final = 10.0
+RTO_MAX_S: Final = 3.0
+"""Sending again is also how an awaited path that was cut is found to be whole."""
 RTO_MAX_CONNECTING_S: Final = 2.0
 """A peer that comes back should be met soon, and a SYN costs little."""
 
