@@ -1,6 +1,6 @@
 """Measure our nodes and real yagnas in the same run, and print medians and ratios.
 
-`python -m tests.bench [codec|relay|net|deals …]`; all take three to four minutes. In `deals`
+`python -m tests.bench [codec|node|relay|net|deals …]`; all take three to four minutes. In `deals`
 both pairs register at the same relay of ours and run our provider agent and ExeUnit, so that what
 differs is the node. The run happens in a network namespace with only loopback when it can (root);
 otherwise our own figures come alone.
@@ -22,9 +22,9 @@ from shem.rest.client import RestClient
 from tests.bench.codec_figures import measure_codec
 from tests.bench.isolation import enter_loopback_namespace
 from tests.bench.net_figures import measure_net
-from tests.bench.pair import Figures, Pair, show
+from tests.bench.node_figures import measure_node
+from tests.bench.pair import Figures, Pair, show, show_one
 from tests.bench.relay_figures import measure_relay
-from tests.bench.relay_figures import show as show_relay
 from tests.dialogue import Agents
 from tests.interop.real_yagna import RealYagna
 
@@ -209,7 +209,8 @@ def main() -> None:
 
 SECTIONS: dict[str, Callable[[bool], None]] = {
     "codec": lambda _: show(measure_codec(), None),
-    "relay": lambda _: show_relay(measure_relay()),
+    "node": lambda _: show_one(measure_node()),
+    "relay": lambda _: show_one(measure_relay()),
     "net": lambda with_yagna: show(*asyncio.run(measure_net(with_yagna=with_yagna))),
     "deals": lambda with_yagna: show(*asyncio.run(measure_deals(with_yagna=with_yagna))),
 }

@@ -33,3 +33,11 @@ def show(ours: Figures, theirs: Figures | None) -> None:
         else:
             line += f"  {'':>9}  {'':>6}"
         print(f"{line}   {len(values)}")  # noqa: T201
+
+
+def show_one(figures: dict[str, float]) -> None:
+    """Print figures of ours that yagna has no like of."""
+    width = max(map(len, figures))
+    print()  # noqa: T201
+    for what, value in figures.items():
+        print(f"{what:<{width}}  {value:12.{0 if value >= 1000 else 2}f}")  # noqa: T201

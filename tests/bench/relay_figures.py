@@ -22,6 +22,7 @@ from shem.relay.directory import RelaySession
 from shem.wire.forward import encode_forward
 from tests.bench.lone_relay import LoneRelay
 from tests.bench.net_visitors import PING_S, Crowd, Visitor, busiest_second
+from tests.bench.pair import show_one
 
 PEERS = (1, 100, 10_000)
 SENDERS = 8
@@ -186,13 +187,7 @@ def _restarts(relay: LoneRelay, figures: Figures) -> None:
     crowd.close()
 
 
-def show(figures: Figures) -> None:
-    width = max(map(len, figures))
-    for what, value in figures.items():
-        print(f"{what:<{width}}  {value:12.{0 if value >= 1000 else 2}f}")  # noqa: T201
-
-
 if __name__ == "__main__":
     limits_text = f"a session may forward {limits.FORWARD_RATE_PER_S:.0f} datagrams/s"
     print(f"({limits_text}, a host {limits.HOST_FORWARD_RATE_PER_S:.0f})")  # noqa: T201
-    show(measure_relay())
+    show_one(measure_relay())

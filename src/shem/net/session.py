@@ -22,7 +22,7 @@ FRESH_S: Final = 1.0
 """A session younger than this is not doubted because of traffic that crossed its birth."""
 HELD_MAX: Final = 256
 """Packets kept while the peer has not resumed us; the oldest is dropped first."""
-SESSIONS_MAX: Final = 4_096
+SESSIONS_MAX: Final = 16_384
 
 
 @dataclass(frozen=True, slots=True)
