@@ -18,7 +18,7 @@ class Assurance(IntEnum):
     PROVEN = 2
     """The peer signed our challenge in a direct session; its packets are not authenticated."""
     ENCRYPTED = 3
-    """An encrypted and authenticated session (later part: never given out in this slice)."""
+    """An encrypted channel, on which every packet is authenticated, relayed or not."""
     LOCAL = 4
     """An application key of this node, or a process on this node's own bus."""
 
