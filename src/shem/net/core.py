@@ -164,6 +164,9 @@ class NodeCore:
             proven = session.peer.identities
         return proven is None or node_id in proven
 
+    def is_encrypted(self, node_id: NodeId, now: float) -> bool:
+        return self._secure.has_channel(node_id, now)
+
     def find_neighbours(self, count: int, now: float) -> None:
         """Ask the relay; answered by `NeighboursFound`."""
         session = self.link.session

@@ -10,6 +10,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Final, Self
 
@@ -27,6 +28,7 @@ from shem.net import streams as st
 from shem.net.assurance import StreamAssurance
 from shem.net.core import NodeCore
 from shem.net.neighbourhood import Neighbourhood
+from shem.net.secure.packets import SCHEME
 from shem.net.secure.pins import Pins
 from shem.net.streams import Streams
 from shem.net.trace import Trace
@@ -188,9 +190,12 @@ class Net:
         self._pump()
         try:
             async with asyncio.timeout(LOOK_UP_TIMEOUT_S):
-                return await waiter
+                info = await waiter
         except TimeoutError:
             raise Unreachable("the relay does not answer") from None
+        if self._core.is_encrypted(info.node_id, self._now()):
+            return replace(info, encryption=(SCHEME,))
+        return info
 
     async def connect(self, node_id: NodeId) -> NodeInfo:
         """Make a route to a node and return what is known of it."""

@@ -45,10 +45,8 @@ class NodeInfo:
     slot: int
     seen_s: int
     """Unix seconds."""
-
-    @property
-    def encryption(self) -> tuple[str, ...]:
-        return ()
+    encryption: tuple[str, ...] = ()
+    """What we speak with it, when it is encrypted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ from shem.wire.forward import decode_unreliable, encode_unreliable
 
 ENCRYPTED: Final = 0x0002
 """Flag of all packets but the Hello."""
+SCHEME: Final = "Noise_XX_25519_ChaChaPoly_SHA256"
+"""How users are told that a channel is this one."""
 FLAGS: Final = ENCRYPTED.to_bytes(2, "big")
 VERSION: Final = 1
 ANSWER: Final = 2
