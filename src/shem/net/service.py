@@ -21,6 +21,7 @@ from shem.kernel.config import Encryption
 from shem.kernel.datagrams import Address, Batch, DatagramSocket, send_once
 from shem.kernel.errors import NotFound, ShemError, TimedOut, Unreachable, UsageError
 from shem.kernel.ids import ZERO_NODE, NodeId
+from shem.kernel.links import LinkWatch, source_towards
 from shem.kernel.tasks import TaskScope
 from shem.kernel.world import World
 from shem.net import outputs as out
@@ -42,6 +43,7 @@ from shem.net.types import (
     SessionInfo,
     SocketInfo,
 )
+from shem.net.whereabouts import Whereabouts
 from shem.wire.errors import WireError
 from shem.wire.forward import STREAM, UNRELIABLE, decode_unreliable, encode_unreliable
 
@@ -91,6 +93,8 @@ class Net:
         self._info_waiters: dict[NodeId, list[asyncio.Future[NodeInfo]]] = {}
         self._neighbourhood = Neighbourhood(world)
         self._online = asyncio.Event()
+        self._on_online: list[Callable[[], None]] = []
+        self._whereabouts = Whereabouts(source_towards)
         self._received_bytes = self._sent_bytes = 0
         self._stack = AsyncExitStack()
         self._timer: asyncio.TimerHandle | None = None
@@ -101,7 +105,8 @@ class Net:
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._socket = DatagramSocket(self._bind, self._on_batch)
+        self._socket = DatagramSocket(self._bind, self._on_batch, self._on_refused)
+        self._links = LinkWatch(self._on_links_changed)
         self._core = NodeCore(
             self._world.rng,
             self._keys,
@@ -130,6 +135,7 @@ class Net:
         finally:
             if self._timer is not None:
                 self._timer.cancel()
+            self._links.close()
             self._socket.close()
             await self._stack.aclose()
             self._fail_waiters(Unreachable("the net is shut down"))
@@ -156,6 +162,10 @@ class Net:
     def on_peer_up(self, fn: Callable[[NodeId], None]) -> None:
         """Have `fn` called at a node's sign of life after silence."""
         self._on_peer_up.append(fn)
+
+    def on_online(self, fn: Callable[[], None]) -> None:
+        """Have `fn` called whenever the relay has registered us anew."""
+        self._on_online.append(fn)
 
     # --- sending and finding
 
@@ -201,6 +211,11 @@ class Net:
         """Make a route to a node and return what is known of it."""
         await self._ensure_route(node_id, CONNECT_TIMEOUT_S)
         return await self.find(node_id)
+
+    def seek(self, node_id: NodeId) -> None:
+        """Begin to make a route to a node; nobody waits for it."""
+        self._core.connect(node_id, self._now())
+        self._pump()
 
     async def disconnect(self, node_id: NodeId) -> None:
         """Drop the session with a node; its streams live on over the next one."""
@@ -291,6 +306,19 @@ class Net:
                 log.exception("net.datagram_failed", source=source)
         self._pump()
 
+    def _on_refused(self, address: Address) -> None:
+        self._core.on_refused(address, self._now())
+        self._pump()
+
+    def _on_links_changed(self) -> None:
+        peers = [session.address for session in self._core.router.sessions]
+        relay = self._core.link.address
+        moved, back = self._whereabouts.look([relay, *peers] if relay else peers)
+        if moved or back:
+            log.info("net.changed", moved=len(moved), back=len(back))
+            self._core.on_network_changed(moved, back, self._now())
+            self._pump()
+
     def _on_timer(self) -> None:
         self._timer = None
         now = self._now()
@@ -336,6 +364,9 @@ class Net:
             case out.StreamsTainted(node_id):
                 self._streams.drop_peer(node_id, self._now(), "encrypted from now on")
             case out.PeerUp(node_id):
+                if session := self._core.router.sessions.find(node_id):
+                    self._whereabouts.note(session.address)
+                self._streams.resume(node_id, self._now())
                 self._call(self._on_peer_up, node_id)
             case _:
                 self._wake(output)
@@ -351,6 +382,9 @@ class Net:
             case out.RelayUp():
                 self._neighbourhood.forget()
                 self._online.set()
+                if self._core.link.address:
+                    self._whereabouts.note(self._core.link.address)
+                self._call(self._on_online)
             case out.RelayDown():
                 self._online.clear()
 

@@ -136,6 +136,10 @@ class Streams:
         """Find out soon which connections the peer still knows: its session has changed."""
         self._stack.probe(peer, now)
 
+    def resume(self, peer: NodeId, now: float) -> None:
+        """The peer can be reached again: send what it has not acknowledged, without waiting."""
+        self._stack.resume(peer, now)
+
     def shutdown(self, now: float) -> None:
         """Finish what is queued, then close everything; go on until `closed`."""
         self._closing = True

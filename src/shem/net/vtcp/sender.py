@@ -189,6 +189,17 @@ class Sender:
                 self._count_lost(segment)
         self._under_way = 0
 
+    def resume(self, now: float) -> None:
+        """The path is whole again: what is long under way was lost with the old one."""
+        oldest = self._flight[0].sent_at if self._flight else now
+        if now - oldest < self._timer.shortest_s or oldest == now:
+            return
+        self._timer.relax()
+        self.deadline = now + self._timer.rto_s
+        for segment in self._flight:
+            if not segment.arrived:
+                self._count_lost(segment)
+
     def resend_first(self) -> None:
         """Send the first segment under way again: the peer repeated its SYN."""
         if self._flight:

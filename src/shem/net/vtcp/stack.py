@@ -114,6 +114,12 @@ class Stack:
             connection.probe()
             self.touch(connection, now)
 
+    def resume(self, peer: NodeId, now: float) -> None:
+        """Send again at once what the peer has not acknowledged."""
+        for connection in self.with_peer(peer):
+            connection.sender.resume(now)
+            self.touch(connection, now)
+
     def stop_listening(self) -> None:
         self._listen = frozenset()
 
