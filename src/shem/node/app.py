@@ -32,6 +32,7 @@ from shem.kernel.config import NodeConfig, parse_gsb_url
 from shem.kernel.tasks import TaskScope
 from shem.kernel.world import World
 from shem.market.service import MarketService
+from shem.net.acquaintances import Acquaintances
 from shem.net.secure.pin_store import PinStore
 from shem.net.service import Net
 from shem.node import ready
@@ -109,8 +110,9 @@ async def running_node(
         )
         net.on_peer_up(activity.peer_alive)
         local = LocalServices(bus, net, identity, stop=stop.set, world=world)
+        acquaintances = Acquaintances(net, store, world)
 
-        for part in (net, remote, broadcast, features, market, activity, local):
+        for part in (net, remote, broadcast, features, market, activity, local, acquaintances):
             await stack.enter_async_context(part)
         scope = await stack.enter_async_context(TaskScope())
         scope.spawn(outbox.run(), "outbox")
