@@ -100,6 +100,9 @@ class Agent:
         log.info("agent.up", identity=node_id, session=session_id, data_dir=str(self._data_dir))
         await activities.resume()
         await agreements.resume()
+        for cursor in (ACTIVITY_CURSOR, AGREEMENT_CURSOR):
+            # before the first offer is out: nothing that it leads to may lie before the cursors
+            await self._cursor(records, cursor)
         for descriptor in self._descriptors:
             negotiator = await self._negotiator(descriptor, node_id, agreements, records)
             self._negotiators.append(negotiator)
