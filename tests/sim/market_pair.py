@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from shem.bus.broadcast import Broadcast
+from shem.bus.features import Features
 from shem.bus.remote import RemoteBus
 from shem.bus.router import Bus
 from shem.identity.service import IdentityService
@@ -16,6 +17,7 @@ from shem.kernel.ids import NodeId
 from shem.kernel.tasks import TaskScope
 from shem.kernel.times import NS_PER_S
 from shem.kernel.world import World
+from shem.market import agreement_states
 from shem.market.ids import Role
 from shem.market.records import AgreementRow
 from shem.market.service import MarketService
@@ -121,6 +123,9 @@ async def running(
     secret: str,
     world: World | None = None,
     database: str | None = None,
+    *,
+    exact_failures: bool = False,
+    features: frozenset[str] = agreement_states.FEATURES,
 ) -> AsyncIterator[Side]:
     """Start a node on the fabric; its store (in `folder`, if not named) outlives the block."""
     world = world or World()
@@ -137,8 +142,19 @@ async def running(
         broadcast = Broadcast(remote, net, node_id)
         outbox = Outbox(store, world)
         net.on_peer_up(outbox.peer_alive)
-        market = MarketService(store, bus, broadcast, outbox, identity, world, net)
-        for part in (net, remote, broadcast, market):
+        known = Features(bus, net, features, clock=world.clock)
+        market = MarketService(
+            store,
+            bus,
+            broadcast,
+            outbox,
+            identity,
+            world,
+            net,
+            features=known.features,
+            exact_failures=exact_failures,
+        )
+        for part in (net, remote, broadcast, known, market):
             await stack.enter_async_context(part)
         scope = await stack.enter_async_context(TaskScope())
         scope.spawn(outbox.run(), "outbox")

@@ -25,7 +25,7 @@ from shem.api.market_reading import (
     read_terms,
     subscription_of,
 )
-from shem.market.forms import proposal_form, subscription_form
+from shem.market.forms import subscription_form
 from shem.market.ids import Role
 from shem.market.queues import IN_PROCESS
 from shem.market.records import DEMAND, OFFER
@@ -144,7 +144,7 @@ class _Side:
     async def proposal(self, request: Request, who: Context) -> Response:
         subscription_id, wanted = subscription_of(request), proposal_of(request)
         found = await self._market.proposal(who.caller, self._role, subscription_id, wanted)
-        return json_reply(proposal_form(found))
+        return json_reply(found)
 
     async def counter(self, request: Request, who: Context) -> Response:
         subscription_id, countered = subscription_of(request), proposal_of(request)

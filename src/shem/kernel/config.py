@@ -45,6 +45,14 @@ def setting(name: str, *aliases: str, env: Mapping[str, str] | None = None) -> s
     return None
 
 
+def flag(name: str, *, env: Mapping[str, str] | None = None) -> bool:
+    """Return whether `SHEM_<name>` is set to 1 (or not, or to 0)."""
+    value = setting(name, env=env) or "0"
+    if value not in {"0", "1"}:
+        raise UsageError(f"SHEM_{name} {value!r} is not 0 or 1")
+    return value == "1"
+
+
 def parse_host_port(text: str, *, default_port: int | None = None) -> tuple[str, int]:
     """Read `HOST:PORT` (IPv6 in brackets); UsageError when either part is unusable."""
     parts = urlsplit(text if "//" in text else f"//{text}")
@@ -94,6 +102,7 @@ class NodeConfig:
     autoconf_appkey: str | None = None
     autoconf_id_secret: str | None = None
     max_rest_timeout_s: float = 60.0
+    market_exact_failures: bool = False
 
     @property
     def api_address(self) -> tuple[str, int]:
@@ -144,4 +153,5 @@ def load_node_config(
         autoconf_appkey=pick(None, "AUTOCONF_APPKEY", "YAGNA_AUTOCONF_APPKEY"),
         autoconf_id_secret=pick(None, "AUTOCONF_ID_SECRET", "YAGNA_AUTOCONF_ID_SECRET"),
         max_rest_timeout_s=max_rest_timeout_s,
+        market_exact_failures=flag("MARKET_EXACT_FAILURES", env=env),
     )

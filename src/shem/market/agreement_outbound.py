@@ -8,8 +8,8 @@ from typing import Final
 
 import structlog
 
-from shem.bus.types import RemoteError
-from shem.kernel.errors import ShemError
+from shem.bus.types import GsbError, RemoteError
+from shem.kernel.errors import PeerError, ShemError, TimedOut, Unreachable
 from shem.kernel.ids import AgreementId
 from shem.kernel.times import NS_PER_S
 from shem.market.agreement_rows import load_agreement, log_event, move_agreement
@@ -20,6 +20,7 @@ from shem.market.messages import (
     NOT_SIGNED,
     PROVIDER_AGREEMENT,
     REQUESTOR_AGREEMENT,
+    AgreementApproved,
     AgreementCancelled,
     AgreementCommitted,
     AgreementRejected,
@@ -29,13 +30,14 @@ from shem.market.messages import (
 )
 from shem.market.records import AgreementRow
 from shem.market.refusals import describe, find, reported_state
-from shem.market.states import ENDED, AgreementInput, AgreementState
+from shem.market.states import ENDED, TARGETS, AgreementInput, AgreementState
 from shem.store.outbox import DONE, Drop, OutboxRow, Outcome, Retry
 from shem.store.unit import Unit
 
 log = structlog.get_logger()
 
 COMMIT: Final = "market.commit"
+APPROVAL: Final = "market.approval"
 ENDING: Final = "market.ending"
 COMMIT_PAUSE_S: Final = 0.005
 """Lets our answer to the approval leave before the commit that it causes."""
@@ -43,6 +45,12 @@ UNEXPECTED_ATTEMPTS_MAX: Final = 20
 """Then an error that is no answer counts as a refusal."""
 ENDING_TOLD_NS: Final = 90 * 24 * 3600 * NS_PER_S
 """How long a peer is tried: as long as legacy nodes keep agreements."""
+_WORDS: Final = {
+    AgreementInput.CANCEL: ("approving", "Approve"),
+    AgreementInput.REJECT: ("approving", "Approve"),
+    AgreementInput.TERMINATE: ("terminating", "Terminate"),
+}
+"""The words of the real daemon, which misnames cancelling and rejecting."""
 _IN_FORCE: Final = (AgreementState.APPROVED, AgreementState.TERMINATED)
 
 
@@ -59,6 +67,16 @@ def post_ending(
     _post(unit, row, ENDING, f"{row.agreement_id}:{row.role}:{happening}", payload)
 
 
+def post_approval(unit: Unit, row: AgreementRow, now_ns: int) -> None:
+    """Leave an approval for a requestor who seems not to know that it committed."""
+    _post(unit, row, APPROVAL, f"{row.agreement_id}:{row.approved_ns}:{now_ns}", {})
+
+
+def lane_of(agreement_id: AgreementId) -> str:
+    """Return the lane in which the messages about an agreement go out, one after another."""
+    return f"agreement:{agreement_id}"
+
+
 def answer_key(row: AgreementRow, happening: AgreementInput) -> str:
     return f"{row.role}:{row.agreement_id}:{happening}"
 
@@ -67,7 +85,7 @@ def _post(unit: Unit, row: AgreementRow, kind: str, key: str, payload: dict[str,
     unit.post(
         identity=row.identity,
         peer=row.peer,
-        lane=f"agreement:{row.agreement_id}",
+        lane=lane_of(row.agreement_id),
         kind=kind,
         key=key,
         payload={"agreementId": row.agreement_id, "role": row.role, **payload},
@@ -80,6 +98,7 @@ class AgreementOutbound:
     def __init__(self, context: Context) -> None:
         self._context = context
         context.outbox.register(COMMIT, self._deliver_commit)
+        context.outbox.register(APPROVAL, self._deliver_approval)
         context.outbox.register(ENDING, self._deliver_ending)
 
     async def state_at_peer(self, row: AgreementRow) -> AgreementState | None:
@@ -136,6 +155,27 @@ class AgreementOutbound:
             else:
                 move_agreement(unit, row, happening)
 
+    async def _deliver_approval(self, row: OutboxRow) -> Outcome:
+        agreement = await self._load(row)
+        if agreement is None or agreement.state is not AgreementState.APPROVED:
+            return DONE  # settled otherwise
+        if agreement.approved_ns is None:
+            return Drop("it was never approved")
+        name = lettered(agreement.agreement_id, Role.PROVIDER)
+        message = AgreementApproved(name, NO_SIGNATURE, agreement.approved_ns)
+        try:
+            await self._context.ask(
+                agreement.identity, agreement.peer, REQUESTOR_AGREEMENT, message
+            )
+        except RemoteError as error:
+            log.info(
+                "market.approval_refused",
+                agreement=agreement.agreement_id,
+                peer=agreement.peer,
+                reason=describe(error.payload),
+            )
+        return DONE
+
     # --- endings ---
 
     async def _deliver_ending(self, row: OutboxRow) -> Outcome:
@@ -156,6 +196,26 @@ class AgreementOutbound:
                 return Retry(describe(refusal))
         self._context.answers.settle(answer_key(agreement, happening), None)
         return DONE
+
+    async def tell_ending(
+        self, row: AgreementRow, happening: AgreementInput, reason: Reason | None
+    ) -> None:
+        """Tell the other party at once, or fail as yagna does (§8.3)."""
+        doing, act = _WORDS[happening]
+        name = lettered(row.agreement_id, row.role)
+        words = f"Protocol error while {doing}:"
+        path = REQUESTOR_AGREEMENT if row.role is Role.PROVIDER else PROVIDER_AGREEMENT
+        message = _ending(row, happening, reason, self._context.now_ns())
+        try:
+            await self._context.ask(row.identity, row.peer, path, message)
+        except RemoteError as error:
+            if reported_state(error.payload) is TARGETS[happening]:
+                return
+            raise PeerError(f"{words} Remote error: {describe(error.payload)}") from error
+        except (Unreachable, GsbError, TimedOut) as error:
+            raise Unreachable(
+                f"{words} {act} Agreement [{name}] GSB error: {error.message}"
+            ) from error
 
     async def _has_ended(self, row: AgreementRow, refusal: object) -> bool:
         """Tell whether a refused ending is known at the peer, or can never be."""

@@ -65,6 +65,40 @@ async def list_entries(fetch: Fetch, where: str, **params: object) -> list[Agree
     ]
 
 
+_LIVE: Final = (
+    "state IN ('Proposal', 'Pending', 'Approving', 'Approved')"
+    " AND (state <> 'Proposal' OR is_sent = 1)"
+)
+"""What a peer may have a copy of, and that has not ended."""
+LIVE_MAX: Final = 1_000
+"""Live agreements with one peer that are compared with its copies, the latest first."""
+
+
+async def live_with(fetch: Fetch, peer: NodeId) -> list[AgreementEntry]:
+    """Return the live agreements with a peer, those of one identity and role together."""
+    found: list[AgreementEntry] = []
+    for role, column in ((Role.REQUESTOR, "provider"), (Role.PROVIDER, "requestor")):
+        found += await list_entries(
+            fetch,
+            f"{_LIVE} AND {column} = :peer AND role = :role"
+            " ORDER BY identity, created_ns DESC LIMIT :most",
+            peer=peer,
+            role=role,
+            most=LIVE_MAX,
+        )
+    return found
+
+
+async def live_peers(fetch: Fetch, most: int) -> list[NodeId]:
+    """Return the peers with whom agreements live."""
+    rows = await fetch(
+        "SELECT DISTINCT CASE WHEN role = 'Requestor' THEN provider ELSE requestor END AS peer"
+        f" FROM agreement WHERE {_LIVE} LIMIT :most",
+        most=most,
+    )
+    return [row["peer"] for row in rows]
+
+
 async def proposal_has_agreement(fetch: Fetch, role: Role, proposal_id: str) -> bool:
     rows = await fetch(
         "SELECT agreement_id FROM agreement WHERE role = :role AND proposal_id = :proposal LIMIT 1",

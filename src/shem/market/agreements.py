@@ -1,4 +1,4 @@
-"""Agreements created, read and listed.
+"""Agreements created and listed, and their events read.
 
 docs/protocol/market.md §3.4. How they come into force is in `handshake`, how they end in `endings`.
 """
@@ -12,6 +12,7 @@ from shem.kernel.ids import AgreementId, NodeId, ProposalId
 from shem.market.agreement_rows import (
     free_agreement_id,
     list_entries,
+    load_events,
     new_agreement,
     proposal_has_agreement,
     save_agreement,
@@ -19,7 +20,7 @@ from shem.market.agreement_rows import (
 from shem.market.context import Context
 from shem.market.ids import Role
 from shem.market.proposal_rows import acted_on, load_proposal, update_proposal
-from shem.market.records import AgreementEntry, Proposal
+from shem.market.records import AgreementEntry, AgreementEvent, Proposal, agreements_topic
 from shem.market.states import PROPOSAL_TRANSITIONS, AgreementState, ProposalInput, ProposalState
 from shem.permissions.decide import NODE, Action, decide
 from shem.store.unit import Fetch
@@ -150,3 +151,24 @@ def _conditions(wanted: Filter, now_ns: int) -> tuple[list[str], dict[str, objec
         if ":now_ns" in SHOWN_AS[wanted.state]:
             params["now_ns"] = now_ns
     return conditions, params
+
+
+async def events_after(
+    context: Context,
+    identity: NodeId,
+    *,
+    after_ns: int,
+    session: str | None,
+    timeout_s: float,
+    most: int,
+) -> list[AgreementEvent]:
+    """Return an identity's agreement events after a cursor, waiting for the first."""
+    topics = context.store.topics
+    topic = agreements_topic(identity)
+    deadline = context.world.clock.monotonic() + timeout_s
+    while True:
+        version = topics.version(topic)
+        events = await load_events(context.store.fetch, identity, after_ns, session, most)
+        left = deadline - context.world.clock.monotonic()
+        if events or left <= 0 or not await topics.changed(topic, version, left):
+            return events

@@ -6,8 +6,13 @@ led to them for a day after it expired. In small steps: one unit of work holds u
 
 from typing import Final
 
+import structlog
+
+from shem.kernel.errors import ShemError
 from shem.kernel.times import NS_PER_S
 from shem.market.context import Context
+
+log = structlog.get_logger()
 
 EVERY_S: Final = 3600.0
 NEGOTIATIONS_KEPT_NS: Final = 24 * 3600 * NS_PER_S
@@ -28,6 +33,16 @@ _STATEMENTS: Final = (
     " WHERE valid_to_ns < :agreements AND state <> 'Approved'"
     " ORDER BY valid_to_ns, agreement_id LIMIT :most)",
 )
+
+
+async def run(context: Context) -> None:
+    """Clean up now and then."""
+    while True:
+        await context.world.clock.sleep(EVERY_S)
+        try:
+            await clean_up(context)
+        except ShemError as error:
+            log.warning("market.cleanup_failed", reason=error.message)
 
 
 async def clean_up(context: Context) -> None:

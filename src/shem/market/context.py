@@ -69,6 +69,8 @@ class Context:
     identities: Identities
     world: World
     answers: Answers = field(default_factory=Answers)
+    exact_failures: bool = False
+    """What cannot be said to the peer at once fails, as it does with yagna (§8.3)."""
 
     def now_ns(self) -> int:
         return self.world.clock.wall_ns()

@@ -11,12 +11,20 @@ from typing import Final
 import structlog
 
 from shem.kernel.caller import Caller
+from shem.kernel.errors import ShemError
 from shem.kernel.ids import AgreementId
 from shem.kernel.times import NS_PER_S
-from shem.market.agreement_access import TERMINATE, require_possible, row_for, row_of_party
-from shem.market.agreement_outbound import answer_key, post_ending
+from shem.market.agreement_access import (
+    TERMINATE,
+    require_possible,
+    row_for,
+    row_of_party,
+    state_of,
+)
+from shem.market.agreement_outbound import AgreementOutbound, answer_key, post_ending
 from shem.market.agreement_rows import (
     list_agreements,
+    list_entries,
     load_agreement,
     log_event,
     move_agreement,
@@ -26,7 +34,7 @@ from shem.market.ids import Role
 from shem.market.matching import propose_again
 from shem.market.messages import Reason
 from shem.market.proposal_rows import acted_on
-from shem.market.records import AgreementRow, agreement_topic, reason_text
+from shem.market.records import IN_FORCE_TOPIC, AgreementRow, agreement_topic, reason_text
 from shem.market.states import TARGETS, AgreementInput, AgreementState, refusal
 from shem.permissions.decide import Action
 from shem.store.unit import Unit
@@ -37,6 +45,7 @@ ANSWER_S: Final = 1.0
 """How long an ending waits for the peer's acknowledgement; it is done without it."""
 CANCEL_WAIT_S: Final = 10.0
 """How long a cancellation waits for a commit that is under way."""
+PAUSE_AFTER_FAULT_S: Final = 1.0
 EXPIRED_AT_ONCE_MAX: Final = 100
 EXPIRY_LOOK_S: Final = 30.0
 """The longest time between two looks; approvals are looked at when they come."""
@@ -55,8 +64,9 @@ Ended = Callable[[AgreementId], None]
 class Endings:
     """Ends agreements, for programs and by the clock."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, outbound: AgreementOutbound) -> None:
         self._context = context
+        self._outbound = outbound
         self._listeners: list[Ended] = []
 
     def on_end(self, fn: Ended) -> None:
@@ -124,10 +134,15 @@ class Endings:
         happening: AgreementInput,
         reason: Reason | None,
     ) -> None:
+        if self._context.exact_failures:
+            require_possible(self._context, row, happening)
+            await self._outbound.tell_ending(row, happening, reason)
         key = answer_key(row, happening)
         with self._context.answers.expected(key) as answer:
             async with self._context.store.unit(row.agreement_id) as unit:
                 current = await row_for(self._context, who, row.agreement_id, row.role, action)
+                if self._context.exact_failures and current.state is TARGETS[happening]:
+                    return  # the peer, once told, was quicker to tell us
                 require_possible(self._context, current, happening)
                 if happening is AgreementInput.CANCEL and current.state is _APPROVING:
                     # Our commit is on its way: it may be in force already.
@@ -136,9 +151,10 @@ class Endings:
                 await self.apply(unit, current, happening, reason=reason, terminator=terminator)
                 if happening is AgreementInput.REJECT:
                     acted_on(unit, agreement_id=row.agreement_id)
-                if current.is_sent:
+                is_owed = current.is_sent and not self._context.exact_failures
+                if is_owed:
                     post_ending(unit, current, happening, reason, self._context.now_ns())
-            if current.is_sent:
+            if is_owed:
                 await within(answer, ANSWER_S)
 
     async def _commit_resolved(self, row: AgreementRow) -> None:
@@ -158,8 +174,21 @@ class Endings:
 
     # --- the clock ---
 
+    async def run(self) -> None:
+        """End what is due, and look again when something came into force."""
+        topics = self._context.store.topics
+        while True:
+            version = topics.version(IN_FORCE_TOPIC)
+            try:
+                wait_s = await self.expire_due()
+            except ShemError as error:
+                log.warning("market.expiry_failed", reason=error.message)
+                wait_s = PAUSE_AFTER_FAULT_S
+            await topics.changed(IN_FORCE_TOPIC, version, wait_s)
+
     async def expire_due(self) -> float:
         """End what has outlived its terms; return the seconds until the next look."""
+        await self._expire_unapproved()
         now_ns = self._context.now_ns()
         rows = await list_agreements(
             self._context.store.fetch,
@@ -171,6 +200,21 @@ class Endings:
                 await self._expire(row)
         left_s = [(due_ns - now_ns) / NS_PER_S for row in rows if (due_ns := _due_ns(row)) > now_ns]
         return min([EXPIRY_LOOK_S, *left_s])
+
+    async def _expire_unapproved(self) -> None:
+        """Write down what `states.at` shows already: nobody approved it before `validTo`."""
+        entries = await list_entries(
+            self._context.store.fetch,
+            "state IN ('Proposal', 'Pending') AND valid_to_ns <= :now_ns"
+            " ORDER BY valid_to_ns LIMIT :most",
+            now_ns=self._context.now_ns(),
+            most=EXPIRED_AT_ONCE_MAX,
+        )
+        for entry in entries:
+            async with self._context.store.unit(entry.agreement_id) as unit:
+                row = await load_agreement(unit.fetch, entry.agreement_id, entry.role)
+                if row is not None and state_of(self._context, row) is AgreementState.EXPIRED:
+                    move_agreement(unit, row, AgreementInput.EXPIRE)
 
     async def _expire(self, row: AgreementRow) -> None:
         async with self._context.store.unit(row.agreement_id) as unit:

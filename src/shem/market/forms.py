@@ -4,7 +4,7 @@ docs/protocol/market.md §3.1, §4. Pure. Optional members are left out when uns
 given by a function: REST embeds their text as it was hashed, the bus needs them as values.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -20,6 +20,7 @@ from shem.market.records import (
     AgreementEvent,
     AgreementRow,
     NegotiationEvent,
+    Pending,
     Proposal,
     Subscription,
     read_reason,
@@ -59,6 +60,22 @@ def offer_row_form(row: OfferRow) -> Form:
         "offerId": row.offer_id,
         "providerId": row.node_id,
         "timestamp": times.to_rfc3339(row.created_ns),
+    }
+
+
+def pending_form(pending: Sequence[Pending]) -> Form:
+    """Return the member that tells what the peer does not have yet; none when it has all."""
+    if not pending:
+        return {}
+    return {
+        "pendingDelivery": [
+            {
+                "message": item.message,
+                "since": times.to_rfc3339(item.since_ns),
+                "attempts": item.attempts,
+            }
+            for item in pending
+        ]
     }
 
 

@@ -234,6 +234,8 @@ class Handshake:
                     row.identity, row.peer, path, message, timeout_s=min(left, CALL_TIMEOUT_S)
                 )
             except _AWAY as error:
+                if self._context.exact_failures:
+                    raise
                 last = error
                 await clock.sleep(min(RETRY_PAUSE_S, max(0.0, deadline - clock.monotonic())))
             else:

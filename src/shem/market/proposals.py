@@ -1,46 +1,46 @@
 """Negotiation: proposals of our own programs, countered and rejected.
 
 docs/protocol/market.md §3.3, §6.1 to §6.4. A counter is saved together with the message that
-carries it, so it is neither lost nor said without being kept; delivery is the outbox's. A program
+carries it, so it is neither lost nor said without being kept (`proposal_outbound`). A program
 whose peer answers at once is told of a refusal; with the peer away its call succeeds and the
-message goes out when the peer is back. What the peer refused frees the previous proposal for
-another try. Messages of peers are in `proposal_inbound`.
+message goes out when the peer is back. Messages of peers are in `proposal_inbound`.
 """
 
 from typing import Final
 
-import structlog
-
-from shem.bus.types import RemoteError
 from shem.kernel.caller import Caller
-from shem.kernel.errors import Gone, NotFound, PeerError, UsageError
+from shem.kernel.errors import (
+    Gone,
+    NotFound,
+    PeerError,
+    ShemError,
+    Unreachable,
+    UsageError,
+)
 from shem.kernel.ids import ProposalId, SubscriptionId
 from shem.market.constraints import LENGTH_MAX, ConstraintError
-from shem.market.context import Context, within
+from shem.market.context import CALL_TIMEOUT_S, Context, within
 from shem.market.ids import Role
 from shem.market.matching import match_sides
-from shem.market.messages import (
-    PROVIDER_PROPOSAL,
-    REQUESTOR_PROPOSAL,
-    InitialProposalReceived,
-    ProposalContent,
-    ProposalReceived,
-    ProposalRejected,
-    Reason,
-)
+from shem.market.messages import Reason
 from shem.market.properties import Json, flat_text
+from shem.market.proposal_outbound import (
+    ProposalOutbound,
+    counter_answer,
+    post_counter,
+    post_rejection,
+    rejection_answer,
+)
 from shem.market.proposal_rows import (
     acted_on,
     free_proposal_id,
     load_proposal,
     mark_countered,
-    mark_delivery,
-    queue_event,
     save_proposal,
     update_proposal,
 )
 from shem.market.records import ACTIVE, Proposal, reason_text
-from shem.market.refusals import describe, find
+from shem.market.refusals import describe
 from shem.market.states import (
     PROPOSAL_TRANSITIONS,
     ProposalInput,
@@ -49,18 +49,10 @@ from shem.market.states import (
 )
 from shem.market.subscription_rows import load_subscription
 from shem.permissions.decide import NODE, Action, decide
-from shem.store.outbox import DONE, Drop, OutboxRow, Outcome, Retry
-from shem.store.unit import Fetch, Unit
+from shem.store.unit import Fetch
 
-log = structlog.get_logger()
-
-COUNTER: Final = "market.counter"
-REJECTION: Final = "market.rejection"
 ANSWER_S: Final = 2.5
 """How long a counter waits for the peer's answer; SDKs give a call five seconds."""
-REFUSED_TRANSIENTLY: Final = ("Internal", "RemoteInternal", "Timeout", "Unexpected")
-"""Errors of a peer that may pass."""
-TRANSIENT_ATTEMPTS_MAX: Final = 10
 
 
 class Proposals:
@@ -68,8 +60,7 @@ class Proposals:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        context.outbox.register(COUNTER, self._deliver_counter)
-        context.outbox.register(REJECTION, self._deliver_rejection)
+        ProposalOutbound(context)
 
     async def get(
         self, who: Caller, role: Role, subscription_id: SubscriptionId, wanted: ProposalId
@@ -93,7 +84,7 @@ class Proposals:
         if len(constraints) > LENGTH_MAX:
             raise UsageError(f"constraints are longer than {LENGTH_MAX} characters")
         text = flat_text(properties)
-        with self._context.answers.expected(f"counter:{countered}") as answer:
+        with self._context.answers.expected(counter_answer(countered)) as answer:
             new = await self._save_counter(
                 who,
                 role,
@@ -104,13 +95,16 @@ class Proposals:
             )
             # A first counter is sent in the background (§3.3).
             is_first = role is Role.REQUESTOR and await self._is_initial(countered)
-            refusal = None if is_first else await within(answer, ANSWER_S)
+            refusal = None if is_first else await within(answer, self._answer_s)
+        if isinstance(refusal, ShemError):
+            raise Unreachable(f"{_failed(countered, new)} GSB error: {refusal.message}")
         if refusal is not None:
-            raise PeerError(
-                f"Failed to send response for Proposal [{countered}]. Error: "
-                f"Countering Proposal [{new}] remote error: {describe(refusal)}"
-            )
+            raise PeerError(f"{_failed(countered, new)} remote error: {describe(refusal)}")
         return new
+
+    @property
+    def _answer_s(self) -> float:
+        return CALL_TIMEOUT_S if self._context.exact_failures else ANSWER_S
 
     async def _save_counter(
         self,
@@ -140,7 +134,7 @@ class Proposals:
             mark_countered(unit, countered, new.proposal_id, following)
             acted_on(unit, proposal=countered)
             save_proposal(unit, new)
-            _post(unit, new, COUNTER, new.proposal_id, {"proposalId": new.proposal_id})
+            post_counter(unit, new)
         return new.proposal_id
 
     async def _is_initial(self, wanted: ProposalId) -> bool:
@@ -157,6 +151,24 @@ class Proposals:
     ) -> None:
         """Reject the peer's proposal; it may still be countered later."""
         self._decide(who)
+        with self._context.answers.expected(rejection_answer(rejected)) as answer:
+            is_owed = await self._save_rejection(who, role, subscription_id, rejected, reason)
+            if is_owed and self._context.exact_failures:
+                failure = await within(answer, CALL_TIMEOUT_S)
+                if isinstance(failure, ShemError):
+                    raise Unreachable(
+                        f"Rejecting Proposal [{rejected}] GSB error: {failure.message}"
+                    )
+
+    async def _save_rejection(
+        self,
+        who: Caller,
+        role: Role,
+        subscription_id: SubscriptionId,
+        rejected: ProposalId,
+        reason: Reason | None,
+    ) -> bool:
+        """Save a rejection and the message of it; False when the peer knows nothing to reject."""
         async with self._context.store.unit(f"market.proposal:{rejected}") as unit:
             proposal = await _owned(unit.fetch, who, role, subscription_id, rejected)
             if proposal.issuer == proposal.identity:
@@ -168,9 +180,8 @@ class Proposals:
             acted_on(unit, proposal=rejected)
             if proposal.prev_proposal_id is not None:
                 # The provider knows nothing of an initial proposal (§4.1).
-                payload = {"proposalId": rejected, "reason": reason}
-                key = f"{rejected}:{self._context.now_ns()}"
-                _post(unit, proposal, REJECTION, key, payload)
+                post_rejection(unit, proposal, reason, self._context.now_ns())
+        return proposal.prev_proposal_id is not None
 
     def _decide(self, who: Caller) -> None:
         decide(who, Action.NODE_NEGOTIATE, NODE, now_ns=self._context.now_ns()).require()
@@ -206,78 +217,9 @@ class Proposals:
             expires_ns=previous.expires_ns,
         )
 
-    # --- delivery ---
 
-    async def _deliver_counter(self, row: OutboxRow) -> Outcome:
-        proposal = await load_proposal(self._context.store.fetch, row.payload["proposalId"])
-        if proposal is None or proposal.prev_proposal_id is None:
-            return Drop("the proposal is gone")
-        if proposal.countered_by is not None:
-            return DONE  # the peer has answered it
-        previous = await load_proposal(self._context.store.fetch, proposal.prev_proposal_id)
-        if previous is None:
-            return Drop("the previous proposal is gone")
-        if proposal.expires_ns <= self._context.now_ns():
-            return await self._refused(proposal, previous, {"Expired": proposal.proposal_id})
-        path = PROVIDER_PROPOSAL if proposal.role is Role.REQUESTOR else REQUESTOR_PROPOSAL
-        try:
-            await self._context.ask(
-                proposal.identity, proposal.peer, path, _message(proposal, previous)
-            )
-        except RemoteError as error:
-            if find(error.payload, "AlreadyCountered") is None:
-                if _is_transient(error.payload) and row.attempts < TRANSIENT_ATTEMPTS_MAX:
-                    return Retry(describe(error.payload))
-                return await self._refused(proposal, previous, error.payload)
-        await self._delivered(proposal)
-        return DONE
-
-    async def _delivered(self, proposal: Proposal) -> None:
-        async with self._context.store.unit(f"market.proposal:{proposal.proposal_id}") as unit:
-            mark_delivery(unit, proposal.proposal_id, "delivered")
-        self._context.answers.settle(f"counter:{proposal.prev_proposal_id}", None)
-
-    async def _refused(self, proposal: Proposal, previous: Proposal, error: object) -> Outcome:
-        """Free the previous proposal, and tell a program that no longer waits."""
-        log.info(
-            "market.counter_refused",
-            peer=proposal.peer,
-            proposal=proposal.proposal_id,
-            reason=describe(error),
-        )
-        async with self._context.store.unit(f"market.proposal:{previous.proposal_id}") as unit:
-            mark_delivery(unit, proposal.proposal_id, "refused")
-            current = await load_proposal(unit.fetch, previous.proposal_id)
-            if current is not None and current.countered_by == proposal.proposal_id:
-                mark_countered(unit, previous.proposal_id, None, current.state)
-            if previous.prev_proposal_id is None:
-                queue_event(
-                    unit,
-                    identity=proposal.identity,
-                    subscription_id=proposal.subscription_id,
-                    kind="rejected",
-                    now_ns=self._context.now_ns(),
-                    proposal=proposal.proposal_id,
-                    reason=reason_text({"message": f"Refused: {describe(error)}"}),
-                )
-        self._context.answers.settle(f"counter:{previous.proposal_id}", error)
-        return DONE
-
-    async def _deliver_rejection(self, row: OutboxRow) -> Outcome:
-        proposal = await load_proposal(self._context.store.fetch, row.payload["proposalId"])
-        if proposal is None:
-            return Drop("the proposal is gone")
-        if proposal.expires_ns <= self._context.now_ns():
-            return Drop("the negotiation expired")
-        path = PROVIDER_PROPOSAL if proposal.role is Role.REQUESTOR else REQUESTOR_PROPOSAL
-        message = ProposalRejected(proposal.proposal_id, False, row.payload["reason"])
-        try:
-            await self._context.ask(proposal.identity, proposal.peer, path, message)
-        except RemoteError as error:
-            if _is_transient(error.payload) and row.attempts < TRANSIENT_ATTEMPTS_MAX:
-                return Retry(describe(error.payload))
-            log.info("market.rejection_refused", peer=row.peer, reason=describe(error.payload))
-        return DONE
+def _failed(countered: ProposalId, new: ProposalId) -> str:
+    return f"Failed to send response for Proposal [{countered}]. Error: Countering Proposal [{new}]"
 
 
 async def check_active(fetch: Fetch, previous: Proposal, now_ns: int) -> None:
@@ -324,31 +266,3 @@ def _check_match(new: Proposal, previous: Proposal) -> None:
             f"Proposal properties [{new.proposal_id}] doesn't match previous Proposal "
             f"[{previous.proposal_id}]. {match.mismatches}"
         )
-
-
-def _message(proposal: Proposal, previous: Proposal) -> InitialProposalReceived | ProposalReceived:
-    content = ProposalContent(
-        proposal.proposal_id,
-        proposal.properties,
-        proposal.constraints,
-        proposal.created_ns,
-        proposal.expires_ns,
-    )
-    if proposal.role is Role.REQUESTOR and previous.prev_proposal_id is None:
-        return InitialProposalReceived(content, proposal.offer_id, proposal.demand_id)
-    return ProposalReceived(previous.proposal_id, content)
-
-
-def _post(unit: Unit, proposal: Proposal, kind: str, key: str, payload: object) -> None:
-    unit.post(
-        identity=proposal.identity,
-        peer=proposal.peer,
-        lane=f"negotiation:{proposal.offer_id}:{proposal.demand_id}",
-        kind=kind,
-        key=key,
-        payload=payload,
-    )
-
-
-def _is_transient(payload: object) -> bool:
-    return any(find(payload, variant) is not None for variant in REFUSED_TRANSIENTLY)

@@ -170,6 +170,17 @@ class AgreementEvent:
 
 KNOWN_OFFERS_TOPIC: Final = "market.offers"
 """Changes when an Offer becomes known, our own or another's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A message that was not delivered; `attempts` counts the failed ones."""
+
+    message: str
+    since_ns: int
+    attempts: int
+
+
 IN_FORCE_TOPIC: Final = "market.in-force"
 """Changes when an agreement comes into force."""
 

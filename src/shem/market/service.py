@@ -15,22 +15,34 @@ import structlog
 
 from shem.bus.router import Bus
 from shem.kernel.caller import Caller
-from shem.kernel.errors import ShemError, UsageError
+from shem.kernel.errors import UsageError
 from shem.kernel.ids import AgreementId, NodeId, ProposalId, SubscriptionId
 from shem.kernel.tasks import TaskScope
 from shem.kernel.world import World
-from shem.market import agreement_server, agreements, offer_server, subscriptions
+from shem.market import (
+    agreement_server,
+    agreement_states,
+    agreements,
+    cleanup,
+    offer_server,
+    pending,
+    subscriptions,
+)
 from shem.market.agreement_access import row_of_party, state_of
 from shem.market.agreement_inbound import AgreementInbound
 from shem.market.agreement_outbound import AgreementOutbound
-from shem.market.agreement_rows import load_agreements, load_events, load_log
+from shem.market.agreement_rows import load_agreements, load_log
 from shem.market.agreements import Filter
-from shem.market.cleanup import EVERY_S as CLEANUP_EVERY_S
-from shem.market.cleanup import clean_up
 from shem.market.context import Context, Identities
 from shem.market.discovery import Broadcasts, Discovery
 from shem.market.endings import Ended, Endings
-from shem.market.forms import Form, agreement_form, negotiation_event_form
+from shem.market.forms import (
+    Form,
+    agreement_form,
+    negotiation_event_form,
+    pending_form,
+    proposal_form,
+)
 from shem.market.handshake import Handshake
 from shem.market.ids import Role, lettered
 from shem.market.messages import Reason
@@ -39,16 +51,14 @@ from shem.market.proposal_inbound import ProposalInbound
 from shem.market.proposal_rows import load_proposal
 from shem.market.proposals import Proposals
 from shem.market.queues import IN_PROCESS, Collector, Queues
+from shem.market.reconcile import Features, Reconciler, no_features
 from shem.market.records import (
-    IN_FORCE_TOPIC,
     OFFER,
     AgreementEntry,
     AgreementEvent,
     AgreementRow,
     NegotiationEvent,
-    Proposal,
     Subscription,
-    agreements_topic,
 )
 from shem.market.scans import Scans
 from shem.market.states import AgreementState
@@ -60,7 +70,6 @@ log = structlog.get_logger()
 
 CONFIRM_TIMEOUT_S: Final = 10.0
 """How long a confirmation tries to reach the provider."""
-PAUSE_AFTER_FAULT_S: Final = 1.0
 OVER: Final = frozenset(
     {
         AgreementState.TERMINATED,
@@ -104,28 +113,38 @@ class MarketService:
         identity: NodeIdentities,
         world: World,
         net: SignsOfLife | None = None,
+        *,
+        features: Features = no_features,
+        exact_failures: bool = False,
     ) -> None:
-        self._context = context = Context(store, bus, outbox, identity, world)
+        self._context = context = Context(
+            store, bus, outbox, identity, world, exact_failures=exact_failures
+        )
         self._discovery = Discovery(context, broadcast, lambda: identity.default.node_id)
         self._queues = Queues(context)
         self._scans = Scans(context, lambda: identity.default.node_id)
         self._proposals = Proposals(context)
-        self._endings = Endings(context)
-        self._handshake = Handshake(context, AgreementOutbound(context))
+        outbound = AgreementOutbound(context)
+        self._endings = Endings(context, outbound)
+        self._handshake = Handshake(context, outbound)
         ProposalInbound(context)
         AgreementInbound(context, self._endings)
         offer_server.serve(context)
         agreement_server.serve(context)
+        self._reconciler = Reconciler(context, self._endings, features)
+        agreement_states.serve(context, self._reconciler.peer_up)
         self._scope = TaskScope()
         if net is not None:
             net.on_peer_up(self._discovery.peer_up)
+            net.on_peer_up(self._reconciler.peer_up)
 
     async def __aenter__(self) -> Self:
         await self._handshake.repair()
         await self._scope.__aenter__()
         self._scope.spawn(self._discovery.run(), "market discovery")
-        self._scope.spawn(self._expire(), "market expiry")
-        self._scope.spawn(self._clean_up(), "market clean-up")
+        self._scope.spawn(self._reconciler.run(), "market reconciliation")
+        self._scope.spawn(self._endings.run(), "market expiry")
+        self._scope.spawn(cleanup.run(self._context), "market clean-up")
         return self
 
     async def __aexit__(
@@ -221,8 +240,10 @@ class MarketService:
 
     async def proposal(
         self, who: Caller, role: Role, subscription_id: SubscriptionId, wanted: ProposalId
-    ) -> Proposal:
-        return await self._proposals.get(who, role, subscription_id, wanted)
+    ) -> Form:
+        """Return a proposal, and what the peer does not have of it yet."""
+        found = await self._proposals.get(who, role, subscription_id, wanted)
+        return proposal_form(found) | pending_form(await pending.of_proposal(self._context, found))
 
     async def counter(
         self,
@@ -260,7 +281,8 @@ class MarketService:
     async def agreement_of(self, who: Caller, agreement_id: AgreementId) -> Form:
         """Return an agreement as a party sees it."""
         row = await row_of_party(self._context, who, agreement_id)
-        return agreement_form(row, state_of(self._context, row))
+        waiting = await pending.of_agreement(self._context, row)
+        return agreement_form(row, state_of(self._context, row)) | pending_form(waiting)
 
     async def agreements(self, who: Caller, wanted: Filter) -> list[AgreementEntry]:
         return await agreements.list_of(self._context, who.node_id, wanted)
@@ -322,39 +344,14 @@ class MarketService:
     ) -> list[AgreementEvent]:
         """Return an identity's agreement events after a cursor, waiting for the first."""
         self._decide(who, Action.NODE_NEGOTIATE)
-        topics = self._context.store.topics
-        topic = agreements_topic(who.node_id)
-        clock = self._context.world.clock
-        deadline = clock.monotonic() + timeout_s
-        while True:
-            version = topics.version(topic)
-            events = await load_events(
-                self._context.store.fetch, who.node_id, after_ns, session, most
-            )
-            left = deadline - clock.monotonic()
-            if events or left <= 0 or not await topics.changed(topic, version, left):
-                return events
-
-    # --- the background ---
+        return await agreements.events_after(
+            self._context,
+            who.node_id,
+            after_ns=after_ns,
+            session=session,
+            timeout_s=timeout_s,
+            most=most,
+        )
 
     def _decide(self, who: Caller, action: Action) -> None:
         decide(who, action, NODE, now_ns=self._context.now_ns()).require()
-
-    async def _expire(self) -> None:
-        topics = self._context.store.topics
-        while True:
-            version = topics.version(IN_FORCE_TOPIC)
-            try:
-                wait_s = await self._endings.expire_due()
-            except ShemError as error:
-                log.warning("market.expiry_failed", reason=error.message)
-                wait_s = PAUSE_AFTER_FAULT_S
-            await topics.changed(IN_FORCE_TOPIC, version, wait_s)
-
-    async def _clean_up(self) -> None:
-        while True:
-            await self._context.world.clock.sleep(CLEANUP_EVERY_S)
-            try:
-                await clean_up(self._context)
-            except ShemError as error:
-                log.warning("market.cleanup_failed", reason=error.message)

@@ -31,6 +31,7 @@ from shem.kernel.caller import Assurance, Caller
 from shem.kernel.config import NodeConfig, parse_gsb_url
 from shem.kernel.tasks import TaskScope
 from shem.kernel.world import World
+from shem.market import agreement_states
 from shem.market.service import MarketService
 from shem.net.acquaintances import Acquaintances
 from shem.net.secure.pin_store import PinStore
@@ -96,10 +97,21 @@ async def running_node(
         node_ids = [key.node_id for key in keys]
         remote = RemoteBus(bus, net, node_ids, rng=world.rng)
         broadcast = Broadcast(remote, net, node_ids[0])
-        features = Features(bus, net, activity_messages.FEATURES, clock=world.clock)
+        own_features = activity_messages.FEATURES | agreement_states.FEATURES
+        features = Features(bus, net, own_features, clock=world.clock)
         outbox = Outbox(store, world)
         net.on_peer_up(outbox.peer_alive)
-        market = MarketService(store, bus, broadcast, outbox, identity, world, net)
+        market = MarketService(
+            store,
+            bus,
+            broadcast,
+            outbox,
+            identity,
+            world,
+            net,
+            features=features.features,
+            exact_failures=config.market_exact_failures,
+        )
         activity = ActivityService(
             store=store,
             bus=bus,
