@@ -79,13 +79,14 @@ class Script:
         assert last.content.code == r.Code.OK
         return answer.session_id
 
-    def accept(self, node, session_id=S1, keys=None):
-        """Answer the greeting that is in the inbox, and its proof."""
+    def accept(self, node, session_id=S1, keys=None, after_s=0.0):
+        """Answer the greeting that is in the inbox, and after a while its proof."""
         greeting = self.packets(r.Session)[-1]
         ask = r.ChallengeRequest(b"d" * 16, 1)
         answer = r.Response(greeting.content.request_id, 200, r.Session(challenge_req=ask))
         self.send(answer, node.address, session_id)
         proof = self.packets(r.Session)[-1]
+        self.network.run_for(after_s)
         mine = self.solve(greeting.content.body.challenge_req, keys)
         self.send(r.Response(proof.content.request_id, 200, mine), node.address, session_id)
         return greeting, proof
@@ -311,6 +312,41 @@ def test_somebody_else_answering_is_refused(node, peer, network):
 
     assert len(node.core.router.sessions) == 0
     assert [p.content.body.session_id for p in peer.packets(r.Disconnected)][-1] == S1
+
+
+def test_peer_that_just_starts_may_take_long_over_its_proof(node, peer, network):
+    register(network, peer)
+    node.say(peer.node_id, Channel.UNRELIABLE, b"hello")
+
+    peer.accept(node, after_s=4)
+    network.run_for(0.1)
+
+    assert session_of(node, peer).session_id == S1
+
+
+def test_proof_for_an_attempt_that_was_given_up_is_answered_with_disconnected(node, peer, network):
+    register(network, peer)
+    node.say(peer.node_id, Channel.UNRELIABLE, b"hello")
+
+    peer.accept(node, after_s=7)
+    first = peer.packets(r.Disconnected)
+
+    assert S1 in [p.content.body.session_id for p in first]
+    assert session_of(node, peer) is None
+    peer.send(r.Response(5, 200, peer.solve(r.ChallengeRequest(b"e" * 16, 1))), node.address, S2)
+    assert [p.content.body.session_id for p in peer.packets(r.Disconnected)] == [S2]
+
+
+def test_repeated_proof_of_a_living_session_does_no_harm(node, peer, network):
+    register(network, peer)
+    node.say(peer.node_id, Channel.UNRELIABLE, b"hello")
+    greeting, proof = peer.accept(node)
+    mine = peer.solve(greeting.content.body.challenge_req)
+
+    peer.send(r.Response(proof.content.request_id, 200, mine), node.address, S1)
+
+    assert S1 not in [p.content.body.session_id for p in peer.packets(r.Disconnected)]
+    assert session_of(node, peer).session_id == S1
 
 
 def test_silent_peer_is_told_before_each_retry_and_then_relayed(node, peer, network):

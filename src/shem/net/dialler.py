@@ -37,8 +37,9 @@ RELAY_GREETING: Final = Pattern((0.0, 0.5, 1.0, 2.0), 3.0)
 RELAY_PROOF: Final = Pattern((0.0, 0.5, 1.0, 2.0, 4.0, 6.0), 8.0)
 PEER_GREETING: Final = Pattern((0.0, 0.25, 0.6), 1.2)
 """The second transmission finds a yagna that has just dropped its stale session."""
-PEER_PROOF: Final = Pattern((0.0, 0.5, 1.0, 1.5), 2.5, keep_id=True)
-"""With its id kept: once processed, it must not meet the new session of a yagna."""
+PEER_PROOF: Final = Pattern((0.0, 0.5, 1.0, 1.5, 3.0), 6.0, keep_id=True)
+"""With its id kept: once processed, it must not meet the new session of a yagna. A yagna that is
+just starting greets at once, and proves itself seconds later, when it has read its keys."""
 
 
 class Stage(StrEnum):
@@ -140,6 +141,11 @@ class Dialler:
         """Tell whether the peer under this address is taking part in our attempt."""
         attempt = self._attempts.get(address)
         return attempt is not None and attempt.session_id != b""
+
+    def is_under_way(self, address: Address, session_id: bytes) -> bool:
+        """Tell whether an attempt is what this half-open session belongs to."""
+        attempt = self._attempts.get(address)
+        return attempt is not None and attempt.session_id == session_id
 
     def cancel(self, address: Address, *, tell: bool = False) -> None:
         """Forget an attempt; a yagna that is not told waits 16 s for the rest of it."""
