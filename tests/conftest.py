@@ -1,4 +1,8 @@
-"""A short directory for each devnet: unix socket paths are limited to about a hundred bytes."""
+"""What all suites share.
+
+Hypothesis draws no conclusions from a slow machine. A devnet gets a short directory, because unix
+socket paths are limited to about a hundred bytes.
+"""
 
 import shutil
 import tempfile
@@ -6,6 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("shem", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shem")
 
 
 @pytest.fixture
