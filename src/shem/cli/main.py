@@ -22,6 +22,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "devnet": ("shem.devnet.command:devnet", "Run a whole network on this machine."),
     "id": ("shem.cli.identity:identity", "Show identities."),
     "app-key": ("shem.cli.identity:app_key", "Show application keys."),
+    "market": ("shem.cli.market:market", "Show and end what this node trades."),
     "net": ("shem.cli.net:net", "Look at the network: status, sessions, find, ping."),
     "broker": ("shem.cli.later:broker", "Run the payment broker (not supported yet)."),
 }

@@ -12,6 +12,17 @@ async def load_proposal(fetch: Fetch, wanted: str) -> Proposal | None:
     return _proposal(rows[0]) if rows else None
 
 
+async def latest_proposals(fetch: Fetch, subscription_id: str | None, most: int) -> list[Proposal]:
+    """Return the proposals of a subscription, or of all, the latest first."""
+    condition = "" if subscription_id is None else " WHERE subscription_id = :subscription_id"
+    rows = await fetch(
+        f"SELECT * FROM proposal{condition} ORDER BY created_ns DESC LIMIT :most",
+        most=most,
+        **({} if subscription_id is None else {"subscription_id": subscription_id}),
+    )
+    return [_proposal(row) for row in rows]
+
+
 async def pair_is_known(fetch: Fetch, offer_id: str, demand_id: str) -> bool:
     """Say whether the requestor's side has proposed this pair before."""
     rows = await fetch(

@@ -45,6 +45,7 @@ from shem.market.forms import (
 )
 from shem.market.handshake import Handshake
 from shem.market.ids import Role, lettered
+from shem.market.local import LocalMarket
 from shem.market.messages import Reason
 from shem.market.properties import Json
 from shem.market.proposal_inbound import ProposalInbound
@@ -133,6 +134,7 @@ class MarketService:
         agreement_server.serve(context)
         self._reconciler = Reconciler(context, self._endings, features)
         agreement_states.serve(context, self._reconciler.peer_up)
+        LocalMarket(context, self._endings)
         self._scope = TaskScope()
         if net is not None:
             net.on_peer_up(self._discovery.peer_up)

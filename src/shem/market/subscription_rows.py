@@ -50,6 +50,21 @@ async def active_subscriptions(
     return [_subscription(row) for row in rows]
 
 
+async def subscriptions_of_kind(
+    fetch: Fetch, kind: str, now_ns: int, most: int, *, own_only: bool
+) -> list[Subscription]:
+    """Return active Offers or Demands of all our identities, or of everyone, oldest first."""
+    rows = await fetch(
+        "SELECT * FROM subscription WHERE kind = :kind AND state = 'active'"
+        f" AND expires_ns > :now{' AND own = 1' if own_only else ''}"
+        " ORDER BY created_ns LIMIT :most",
+        kind=kind,
+        now=now_ns,
+        most=most,
+    )
+    return [_subscription(row) for row in rows]
+
+
 async def marked_offers(fetch: Fetch, now_ns: int, most: int) -> list[Subscription]:
     """Return our own Offers that were unsubscribed before they expired."""
     rows = await fetch(
