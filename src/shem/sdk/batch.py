@@ -25,8 +25,8 @@ from shem.sdk.session import Session
 if TYPE_CHECKING:
     from shem.sdk.activity import Activity
 
-INTERRUPTED: Final = "interrupted, outcome unknown"
-"""How the message of such a result begins, at the ExeUnit and at the node."""
+INTERRUPTED: Final = ("interrupted, outcome unknown", "the command was stopped")
+"""How the message of a command begins that was cut off, at the ExeUnit and at the node."""
 POLL_FIRST_S: Final = 0.25
 POLL_MAX_S: Final = 2.0
 """A node answers a poll at the batch's end or at the poll's: short after news, then longer."""
@@ -52,7 +52,10 @@ class CommandResult:
 
     @property
     def interrupted(self) -> bool:
-        """Whether the runtime died under the command: it is unknown how far it came."""
+        """Whether it did not end by itself: the runtime died or was stopped under it.
+
+        How far it came is unknown.
+        """
         return not self.ok and (self.message or "").startswith(INTERRUPTED)
 
     def check(self) -> "CommandResult":

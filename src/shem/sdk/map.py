@@ -13,7 +13,6 @@ notes: `progress`; why it attaches like this: docs/adr/0009.
 
 import asyncio
 import hashlib
-import logging
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,6 @@ from shem.sdk.session import Session
 from shem.sdk.workers import Crew
 
 I = TypeVar("I")  # noqa: E741
-log = logging.getLogger(__name__)
 
 INPUTS_MAX: Final = 1_000_000
 WORKERS_MAX: Final = 1_000
@@ -114,6 +112,7 @@ class Mapping(Generic[I]):
         self._scope = TaskScope()
         self._crew: Crew | None = None
         self._journal: Journal | None = None
+        self._over = asyncio.Event()
         self._finished: asyncio.Queue[Done[I] | BaseException] = asyncio.Queue()
 
     @property
@@ -167,6 +166,8 @@ class Mapping(Generic[I]):
             await self._opened.run(held)
         except ShemError as error:
             self._finished.put_nowait(error)
+        finally:
+            self._over.set()
 
     def _give(self, index: int, *, kept: bool = False, error: str | None = None) -> None:
         found = self._opened.progress.done.get(index)
@@ -196,6 +197,8 @@ class Mapping(Generic[I]):
         trace: TracebackType | None,
     ) -> None:
         try:
+            if error is None and self._opened.progress.finished:
+                await self._over.wait()
             await self._scope.__aexit__(kind, error, trace)
             await self._opened.leave()
         finally:

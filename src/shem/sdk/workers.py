@@ -77,6 +77,7 @@ class Crew:
         self._scope = TaskScope()
         self._at_work = 0
         self._given_up: set[int] = set()
+        self._taking_up: set[str] = set()
         self._changed = asyncio.Event()
 
     async def run(self, held: Sequence[Claim]) -> None:
@@ -88,7 +89,7 @@ class Crew:
             for assignment in tuple(self.progress.in_flight.values()):
                 if assignment.activity_id not in here:
                     await self._salvage(assignment)
-            while self._left:
+            while self._left or self.activities:
                 while self._at_work < min(self._options.workers, self._left):
                     self._begin(scope, None)
                 await self._news()
@@ -98,6 +99,8 @@ class Crew:
         """End the workers, or let them run on for the next program of this name."""
         if self._left and self._options.on_exit == "detach":
             return
+        for agreement_id in self._taking_up:
+            await give_up(Agreement(self._session, agreement_id))
         for activity in tuple(self.activities.values()):
             await self._dismiss(activity, "The map is over" if not self._left else "The map stops")
 
@@ -145,7 +148,9 @@ class Crew:
         """Return a working activity; None when this came to nothing and may be tried again."""
         try:
             if claim is not None:
+                self._taking_up.add(claim.agreement_id)
                 activity = await take_up(self._session, claim)
+                self._taking_up.discard(claim.agreement_id)
             else:
                 activity = await self._rental.run(self._session)
         except NoProvider:
