@@ -20,6 +20,7 @@ BUSYBOX = Path("/bin/busybox")
 APPLETS = (
     *("sh", "ls", "cat", "id", "ps", "kill", "sleep", "wget", "httpd", "ip", "mount", "hostname"),
     *("dd", "yes", "head", "mkdir", "ln", "rm", "env", "pwd", "true", "false", "sync", "wc", "nc"),
+    *("unshare", "chroot", "stty", "du", "tail", "grep", "echo", "test", "sort", "uniq", "date"),
     *("touch", "chmod", "chown", "mknod", "sha3sum", "sha256sum", "tr", "umount", "seq", "od"),
 )
 PORT = 8080

@@ -95,7 +95,12 @@ class Site:
         self._processes: list[asyncio.subprocess.Process] = []
 
     def write_agreement(
-        self, *, lives_s: float = 3_600.0, counters: tuple[str, ...] = (), **demand: Any
+        self,
+        *,
+        lives_s: float = 3_600.0,
+        counters: tuple[str, ...] = (),
+        offer: dict[str, Any] | None = None,
+        **demand: Any,
     ) -> None:
         expires_ms = World().clock.wall_ns() // 1_000_000 + int(lives_s * 1_000)
         comp = {
@@ -104,10 +109,11 @@ class Site:
             **demand,
         }
         usage = ["golem.usage.cpu_sec", "golem.usage.duration_sec", *counters]
+        offered = {"golem.com.usage.vector": usage, "golem.inf.mem.gib": 1.0, **(offer or {})}
         body = {
             "agreementId": "a" * 64,
             "demand": {"properties": {"golem": {"srv": {"comp": comp}}}},
-            "offer": {"properties": {"golem.com.usage.vector": usage, "golem.inf.mem.gib": 1.0}},
+            "offer": {"properties": offered},
         }
         self.agreement.write_text(json.dumps(body))
 

@@ -95,7 +95,12 @@ def deploy(
     root = tmp_path / "root"
     root.mkdir(exist_ok=True)
     monkeypatch.setattr(deployment, "unpacked", lambda *_: root)
-    options: dict[str, Any] = {"wishes": {}, "hostname": None, "storage_size": None, **kw}
+    options: dict[str, Any] = {
+        "wishes": {},
+        "hostname": None,
+        "limits": ContainerLimits(1 << 20),
+        **kw,
+    }
     work_dir = tmp_path / "work"
     work_dir.mkdir(exist_ok=True)
     return deployment.deploy(work_dir, path, **options)
@@ -112,6 +117,15 @@ def test_volumes_of_image_and_wish_are_one_list(
     assert sizes == {"/a": None, "/b": 4096, "/c": None, "/d": None}
     assert [volume["path"] for volume in made.reply()["vols"]] == ["/a", "/c", "/d"]
     assert deployment.load(tmp_path / "work") == made
+
+
+def test_volumes_in_memory_are_no_more_than_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wishes = {"/a": {"ram": {"size": 1 << 19}}, "/b": {"ram": {"size": (1 << 19) + 1}}}
+
+    with pytest.raises(ImageFault, match="more than there is"):
+        deploy(tmp_path, monkeypatch, {}, wishes=wishes)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,9 @@ SHUT_DOWN_TIMEOUT_S: Final = 3.5
 """Of the agent's five seconds before SIGKILL."""
 LAST_REPORT_TIMEOUT_S: Final = 1.0
 CHECKPOINT_PERIOD_S: Final = 30.0
-STORAGE_PERIOD_S: Final = 10.0
+STORAGE_PERIOD_S: Final = 2.0
+STORAGE_PAUSE: Final = 50
+"""Times what it takes to look at the storage is waited before the next look."""
 EXPIRY_CHECK_S: Final = 30.0
 """The wall clock may be set: look again now and then."""
 _GIB: Final = 1 << 30
@@ -181,9 +183,12 @@ class ExeUnit:
                     log.warning("journal.write_failed", reason=error.message)
 
     async def _watch_storage(self, usage: Usage) -> None:
+        clock = self._world.clock
         while True:
+            started_s = clock.monotonic()
             usage.storage_gib = await asyncio.to_thread(measure_directory_gib, self._setup.work_dir)
-            await self._world.clock.sleep(STORAGE_PERIOD_S)
+            took_s = clock.monotonic() - started_s
+            await clock.sleep(max(STORAGE_PERIOD_S, STORAGE_PAUSE * took_s))
 
     async def _watch_expiry(self) -> None:
         """End with the agreement, whether or not anyone is there to say so."""

@@ -91,7 +91,7 @@ def _deploy(work_dir: Path, options: dict[str, str], limits: ContainerLimits) ->
             Path(options["--task-package"]),
             wishes=wishes,
             hostname=options.get("--hostname"),
-            storage_size=limits.storage_size,
+            limits=limits,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ImageFault(f"--volume-override: {error!r}") from error
@@ -105,18 +105,21 @@ def _start(work_dir: Path, limits: ContainerLimits, args: list[str]) -> int:
 
     require_tools()
     deployment = load(work_dir)
-    _limit(limits, hashlib.sha256(str(work_dir).encode()).hexdigest()[:16])
+    limited = _limit(limits, hashlib.sha256(str(work_dir).encode()).hexdigest()[:16])
     enter()
     root_name = prepare(work_dir, deployment)
-    Keeper(work_dir, root_name, deployment).serve(entrypoint=START_ENTRYPOINT in args)
+    watched = None if "memory" in limited else limits.memory_size
+    keeper = Keeper(work_dir, root_name, deployment, watched)
+    keeper.serve(entrypoint=START_ENTRYPOINT in args)
     return 0
 
 
-def _limit(limits: ContainerLimits, name: str) -> None:
+def _limit(limits: ContainerLimits, name: str) -> frozenset[str]:
     limited = enter_groups(limits, f"{name}-{os.getpid()}")
     if not are_enough(limited):
         raise ImageFault("root needs control groups (memory, pids) to limit a container")
     set_process_limits(limits, limited)
+    return limited
 
 
 def _test() -> int:

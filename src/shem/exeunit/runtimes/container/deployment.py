@@ -14,6 +14,7 @@ from shem.exeunit.runtimes.container.image import (
     read_config,
     require_path,
 )
+from shem.exeunit.runtimes.container.limits import ContainerLimits
 from shem.exeunit.runtimes.container.unpack import unpacked
 
 RECORD_NAME: Final = "container.json"
@@ -60,12 +61,15 @@ def deploy(
     *,
     wishes: Mapping[str, Any],
     hostname: str | None,
-    storage_size: int | None,
+    limits: ContainerLimits,
 ) -> Deployment:
     """Make a deployment of an image in a work directory."""
     config = read_config(image)
     mounts = _mounts(config, wishes)
-    root = unpacked(image, storage_size)
+    in_memory = sum(mount.memory_size or 0 for mount in mounts)
+    if limits.memory_size is not None and in_memory > limits.memory_size:
+        raise ImageFault(f"volumes in memory of {in_memory} bytes are more than there is")
+    root = unpacked(image, limits.storage_size)
     uid, gid = _ids(root, config.user)
     for mount in mounts:
         (work_dir / mount.name).mkdir()

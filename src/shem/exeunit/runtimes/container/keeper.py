@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from shem.exeunit.runtimes.container.deployment import Deployment
+from shem.exeunit.runtimes.container.limits import over_limit
 from shem.exeunit.runtimes.container.namespaces import SIGNALLED, sandbox
 from shem.exeunit.runtimes.protocol import (
     Answer,
@@ -46,8 +47,10 @@ PROGRAMS_MAX: Final = 64
 GRACE_S: Final = 1.5
 """From SIGTERM to the end, when the supervisor asks for it."""
 WAKE_S: Final = 0.05
+MEMORY_PERIOD_S: Final = 0.25
 DRAIN_READS_MAX: Final = 64
 """Reads of a program's last output: as much as a pipe may hold, and no endless tale."""
+OOM_FIRST: Final = "1000"
 START_ENTRYPOINT: Final = "start-entrypoint"
 _ARGUMENTS: Final = 3
 """The descriptor on which bubblewrap reads its arguments, which nobody else has to see."""
@@ -72,12 +75,15 @@ class Keeper:
     work_dir: Path
     root_name: str
     deployment: Deployment
+    memory_size: int | None = None
+    """What all programs may hold together, where no control group sees to it."""
     programs: dict[int, _Program] = field(default_factory=dict)
     _selector: selectors.DefaultSelector = field(default_factory=selectors.DefaultSelector)
     _reader: FrameReader = field(default_factory=FrameReader)
     _shutdown: int | None = None
     """The request to shut down, while it is being done."""
     _deadline_s: float = 0.0
+    _watched_s: float = 0.0
 
     def serve(self, *, entrypoint: bool) -> None:
         """Run until the supervisor asks for the end or is gone."""
@@ -91,10 +97,25 @@ class Keeper:
         if entrypoint:
             self._start_entrypoint()
         while not self._is_over():
-            timeout_s = None if self._shutdown is None else WAKE_S
-            for key, _ in self._selector.select(timeout_s):
+            for key, _ in self._selector.select(self._pause_s()):
                 action: Callable[[], None] = key.data
                 action()
+            self._watch_memory()
+
+    def _pause_s(self) -> float | None:
+        """Return how long there may be nothing to do."""
+        if self._shutdown is not None:
+            return WAKE_S
+        return MEMORY_PERIOD_S if self.memory_size is not None and self.programs else None
+
+    def _watch_memory(self) -> None:
+        now_s = time.monotonic()
+        if self.memory_size is None or now_s - self._watched_s < MEMORY_PERIOD_S:
+            return
+        self._watched_s = now_s
+        if (pid := over_limit(_others(), self.memory_size)) is not None:
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
 
     def _is_over(self) -> bool:
         if self._shutdown is None:
@@ -198,6 +219,8 @@ class Keeper:
             os.close(arguments)
             for _, writing in outputs.values():
                 os.close(writing)
+        with suppress(OSError):  # when memory is short, programs go before the keeper
+            Path(f"/proc/{pid}/oom_score_adj").write_text(OOM_FIRST)
         program = _Program(pid, {reading: name for name, (reading, _) in outputs.items()})
         self.programs[pid] = program
         for descriptor in program.pipes:
@@ -209,7 +232,8 @@ class Keeper:
 
     def _reading(self, program: _Program, descriptor: int) -> Callable[[], None]:
         def read() -> None:
-            self._read_output(program, descriptor)
+            if descriptor in program.pipes:  # else closed by what was done just before
+                self._read_output(program, descriptor)
 
         return read
 

@@ -2,13 +2,13 @@
 
 Control groups count all processes of a container together, and can limit what root starts; both
 versions are known. Empty groups of earlier containers are removed on the way. Without them, memory
-is limited for each process alone and the number of processes by the kernel's count per user
+is watched by the keeper and the number of processes limited by the kernel's count per user
 namespace, which does not bind root: root without control groups cannot run containers.
 """
 
 import os
 import resource
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ PERIOD_US: Final = 100_000
 LEVELS_MAX: Final = 4
 """How far above our own group a place for new ones is looked for."""
 ATTEMPTS: Final = 3
+_PAGE_SIZE: Final = os.sysconf("SC_PAGE_SIZE")
 NEEDED: Final = ("memory", "pids")
 
 
@@ -60,6 +61,15 @@ def set_process_limits(limits: ContainerLimits, limited: frozenset[str]) -> None
         _limit(resource.RLIMIT_FSIZE, limits.storage_size)
     if limits.memory_size is not None and "memory" not in limited:
         _limit(resource.RLIMIT_AS, limits.memory_size)
+
+
+def over_limit(pids: Iterable[int], size_max: int) -> int | None:
+    """Return the largest of these processes when together they hold more memory than allowed."""
+    sizes: dict[int, int] = {}
+    for pid in pids:
+        with suppress(OSError, ValueError, IndexError):
+            sizes[pid] = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_SIZE
+    return max(sizes, key=sizes.__getitem__) if sum(sizes.values()) > size_max else None
 
 
 def are_enough(limited: frozenset[str]) -> bool:

@@ -29,6 +29,8 @@ OVERLAY_WORK: Final = "upper-work"
 COPY: Final = "root"
 PROC: Final = "proc"
 HOSTS: Final = "hosts"
+SHARED_MEMORY: Final = "shm"
+SHARED_MEMORY_SIZE: Final = 64 << 20
 READ_ONLY_PROC: Final = ("sys", "sysrq-trigger", "irq", "bus", "acpi", "fs", "scsi")
 HIDDEN_PROC: Final = ("kcore", "keys", "kmsg", "timer_list", "sched_debug", "1/cmdline")
 SIGNALLED: Final = 128
@@ -38,6 +40,7 @@ MS_REC, MS_PRIVATE = 1 << 14, 1 << 18
 _NEW_NAMESPACES: Final = 0x7C020000
 """User, mount, process, network, IPC and host name."""
 _PR_SET_PDEATHSIG: Final = 1
+_PR_SET_DUMPABLE: Final = 4
 _SIOCGIFFLAGS: Final = 0x8913
 _SIOCSIFFLAGS: Final = 0x8914
 _IFF_UP: Final = 1
@@ -58,6 +61,7 @@ def enter() -> None:
         code = os.waitstatus_to_exitcode(status)
         os._exit(code if code >= 0 else SIGNALLED - code)
     _call(_LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "tying ourselves to our parent")
+    _call(_LIBC.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "closing ourselves to inspection")
     _mount("none", "/", "", MS_REC | MS_PRIVATE, "")
     _mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "")
 
@@ -69,11 +73,10 @@ def prepare(work_dir: Path, deployment: Deployment) -> str:
     names = f"127.0.0.1 localhost {deployment.hostname}\n::1 localhost {deployment.hostname}\n"
     (work_dir / HOSTS).write_text(names)
     _mount_proc(work_dir / PROC)
+    _mount_memory(work_dir / SHARED_MEMORY, SHARED_MEMORY_SIZE)
     for mount in deployment.mounts:
         if mount.memory_size is not None:
-            options = f"size={mount.memory_size},mode=0755"
-            flags = MS_NOSUID | MS_NODEV
-            _mount("tmpfs", str(work_dir / mount.name), "tmpfs", flags, options)
+            _mount_memory(work_dir / mount.name, mount.memory_size)
     return _mount_root(work_dir, Path(deployment.root))
 
 
@@ -86,6 +89,7 @@ def sandbox(
     words += ["--die-with-parent", "--new-session"]
     words += ["--bind", str(work_dir / root_name), "/"]
     words += ["--bind", str(work_dir / PROC), "/proc", "--dev", "/dev"]
+    words += ["--bind", str(work_dir / SHARED_MEMORY), "/dev/shm", "--remount-ro", "/dev"]
     words += ["--ro-bind", str(work_dir / HOSTS), "/etc/hosts"]
     for mount in deployment.mounts:
         words += ["--bind", str(work_dir / mount.name), mount.path]
@@ -135,6 +139,11 @@ def _mount_proc(target: Path) -> None:
         if os.path.lexists(path):
             with suppress(OSError):
                 _mount("/dev/null", path, "", MS_BIND, "")
+
+
+def _mount_memory(target: Path, size: int) -> None:
+    target.mkdir(exist_ok=True)
+    _mount("tmpfs", str(target), "tmpfs", MS_NOSUID | MS_NODEV, f"size={size},mode=0755")
 
 
 def _mount(source: str, target: str, kind: str, flags: int, options: str) -> None:
