@@ -189,3 +189,52 @@ async def test_refused_first_counter_is_told_as_a_rejection(tmp_path: Path) -> N
         assert rejected["eventType"] == "ProposalRejectedEvent"
         assert rejected["proposalId"] == counter
         assert "wasn't found" in rejected["reason"]["message"]
+
+
+async def test_an_offer_that_its_node_has_lost_is_not_proposed_again(tmp_path: Path) -> None:
+    fabric = MemoryFabric()
+    async with running(fabric, tmp_path, REQUESTOR_SECRET) as requestor:
+        async with running(fabric, tmp_path, PROVIDER_SECRET) as provider:
+            demand = await requestor.seek()
+            offer = await provider.publish()
+            [event] = await requestor.events("demand", demand)
+            peer = provider.node_id
+        refusal = {"Remote": [{"Validation": {"NoSubscription": offer}}, "P-1"]}
+        async with legacy(fabric, peer, {"InitialProposalReceived": refuse(refusal)}):
+            await requestor.counter(Role.REQUESTOR, demand, event["proposal"]["proposalId"])
+            [_] = await requestor.events("demand", demand)
+
+        assert await requestor.events("demand", await requestor.seek(), timeout_s=0) == []
+
+
+async def test_a_later_counter_refused_at_once_is_told_once(tmp_path: Path) -> None:
+    fabric = MemoryFabric()
+    async with running(fabric, tmp_path, REQUESTOR_SECRET) as requestor:
+        async with running(fabric, tmp_path, PROVIDER_SECRET) as provider:
+            ids = await negotiate(requestor, provider)
+            peer = provider.node_id
+        refusal = {"Remote": [{"NotFound": f"P{ids.provider_draft[1:]}"}, "P-1"]}
+        async with legacy(fabric, peer, {"ProposalReceived": refuse(refusal)}):
+            with pytest.raises(PeerError, match="not found"):
+                await requestor.counter(Role.REQUESTOR, ids.demand, ids.provider_draft)
+
+        assert await requestor.events("demand", ids.demand, timeout_s=0) == []
+
+
+async def test_a_later_counter_refused_after_the_peers_return_is_told_as_a_rejection(
+    tmp_path: Path,
+) -> None:
+    fabric = MemoryFabric()
+    async with running(fabric, tmp_path, REQUESTOR_SECRET) as requestor:
+        async with running(fabric, tmp_path, PROVIDER_SECRET) as provider:
+            ids = await negotiate(requestor, provider)
+            peer = provider.node_id
+        counter = await requestor.counter(Role.REQUESTOR, ids.demand, ids.provider_draft)
+        refusal = {"Remote": [{"NotFound": f"P{ids.provider_draft[1:]}"}, "P-1"]}
+        async with legacy(fabric, peer, {"ProposalReceived": refuse(refusal)}):
+            requestor.outbox.peer_alive(peer)
+
+            [rejected] = await requestor.events("demand", ids.demand)
+
+        assert rejected["proposalId"] == counter
+        assert "not found" in rejected["reason"]["message"]

@@ -46,11 +46,16 @@ class Answers:
             if self._waiting.get(key) is future:
                 del self._waiting[key]
 
-    def settle(self, key: str, refusal: object | None) -> None:
-        """Tell the peer's answer: None when it took the message, else its error value."""
+    def settle(self, key: str, refusal: object | None) -> bool:
+        """Tell the peer's answer: None when it took the message, else its error value.
+
+        Return whether anybody waited for it.
+        """
         future = self._waiting.get(key)
-        if future is not None and not future.done():
-            future.set_result(refusal)
+        if future is None or future.done():
+            return False
+        future.set_result(refusal)
+        return True
 
 
 async def within(future: asyncio.Future[object], timeout_s: float) -> object | None:

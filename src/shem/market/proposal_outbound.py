@@ -14,6 +14,7 @@ from shem.kernel.errors import ShemError, TimedOut, Unreachable
 from shem.kernel.ids import SubscriptionId
 from shem.market.context import Context
 from shem.market.ids import Role
+from shem.market.matching import MATCHING_KEY
 from shem.market.messages import (
     PROVIDER_PROPOSAL,
     REQUESTOR_PROPOSAL,
@@ -26,6 +27,7 @@ from shem.market.messages import (
 from shem.market.proposal_rows import load_proposal, mark_countered, mark_delivery, queue_event
 from shem.market.records import Proposal, reason_text
 from shem.market.refusals import describe, find
+from shem.market.subscription_rows import mark_unsubscribed
 from shem.store.outbox import DONE, Drop, OutboxRow, Outcome, Retry
 from shem.store.unit import Unit
 
@@ -113,12 +115,15 @@ class ProposalOutbound:
             proposal=proposal.proposal_id,
             reason=describe(error),
         )
+        if proposal.role is Role.REQUESTOR and _names(error, proposal.offer_id):
+            await self._forget_offer(proposal.offer_id)
         async with self._context.store.unit(f"market.proposal:{previous.proposal_id}") as unit:
             mark_delivery(unit, proposal.proposal_id, "refused")
             current = await load_proposal(unit.fetch, previous.proposal_id)
             if current is not None and current.countered_by == proposal.proposal_id:
                 mark_countered(unit, previous.proposal_id, None, current.state)
-            if previous.prev_proposal_id is None:
+            told = self._context.answers.settle(counter_answer(previous.proposal_id), error)
+            if not told or _is_first(proposal, previous):
                 queue_event(
                     unit,
                     identity=proposal.identity,
@@ -128,8 +133,12 @@ class ProposalOutbound:
                     proposal=proposal.proposal_id,
                     reason=reason_text({"message": f"Refused: {describe(error)}"}),
                 )
-        self._context.answers.settle(counter_answer(previous.proposal_id), error)
         return DONE
+
+    async def _forget_offer(self, offer_id: SubscriptionId) -> None:
+        """Propose an Offer no more that its own node does not know: a legacy one lost it."""
+        async with self._context.store.unit(MATCHING_KEY) as unit:
+            mark_unsubscribed(unit, offer_id)
 
     async def _deliver_rejection(self, row: OutboxRow) -> Outcome:
         proposal = await load_proposal(self._context.store.fetch, row.payload["proposalId"])
@@ -151,6 +160,16 @@ class ProposalOutbound:
         return DONE
 
 
+def _is_first(proposal: Proposal, previous: Proposal) -> bool:
+    """Tell whether it is the requestor's first counter, for whose answer no program waits."""
+    return proposal.role is Role.REQUESTOR and previous.prev_proposal_id is None
+
+
+def _names(error: object, offer_id: SubscriptionId) -> bool:
+    """Tell whether the peer says that its Offer is gone."""
+    return any(find(error, word) == offer_id for word in ("NoSubscription", "Unsubscribed"))
+
+
 def _message(proposal: Proposal, previous: Proposal) -> InitialProposalReceived | ProposalReceived:
     content = ProposalContent(
         proposal.proposal_id,
@@ -159,7 +178,7 @@ def _message(proposal: Proposal, previous: Proposal) -> InitialProposalReceived 
         proposal.created_ns,
         proposal.expires_ns,
     )
-    if proposal.role is Role.REQUESTOR and previous.prev_proposal_id is None:
+    if _is_first(proposal, previous):
         return InitialProposalReceived(content, proposal.offer_id, proposal.demand_id)
     return ProposalReceived(previous.proposal_id, content)
 
