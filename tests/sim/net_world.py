@@ -17,6 +17,7 @@ from shem.net.streams import Streams
 from shem.net.types import Channel
 from shem.relay.core import RelayCore, SaveSlot, SendCheck, SendDatagram
 from shem.relay.slots import slot_entry
+from shem.relay.snapshot import encode_snapshot, restore_snapshot
 from shem.wire.forward import UNRELIABLE, decode_unreliable, encode_unreliable
 
 RELAY = ("10.0.0.1", 7477)
@@ -120,6 +121,19 @@ class SimRelay(_Machine):
         """Lose everything but the slots."""
         self.die()
         return SimRelay(self.network, self.slots)
+
+    def relieve(self, away_s):
+        """Stop in good order, and start again after this time."""
+        self.die()
+        snapshot = encode_snapshot(self.core.directory, self.network.now, self.network.now)
+        for address in (RELAY, RELAY_CHECK):
+            del self.network.hosts[address]
+        self.network.run_for(away_s)
+        again = SimRelay(self.network, self.slots)
+        again.restored = restore_snapshot(
+            snapshot, again.core.directory, self.network.now, self.network.now
+        )
+        return again
 
     def tick(self):
         self.core.tick(self.network.now)

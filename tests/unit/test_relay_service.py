@@ -1,5 +1,9 @@
 """The relay on real sockets: its slot file (docs/protocol/net.md §5.3)."""
 
+import asyncio
+import sys
+from pathlib import Path
+
 import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -9,6 +13,9 @@ from shem.kernel.errors import UsageError
 from shem.kernel.ids import node_id_to_bytes
 from shem.kernel.world import SystemRng, World
 from shem.net.service import Net
+from shem.net.types import Channel
+from shem.relay.mesh import MemoryMesh
+from shem.relay.registry import MemoryRegistry
 from shem.relay.service import SLOT_FILE, SNAPSHOT_FILE, Relay
 from shem.relay.slots import parse_slots
 
@@ -104,3 +111,62 @@ async def test_taken_metrics_port_is_a_usage_error_and_frees_the_socket():
         with pytest.raises(UsageError, match="cannot listen"):
             async with Relay(World(), LOOPBACK, metrics=relay.metrics_address):
                 pass
+
+
+@pytest.mark.parametrize("channel", list(Channel))
+async def test_nodes_at_two_relays_of_one_network_talk_through_both(channel, monkeypatch):
+    monkeypatch.setattr("shem.relay.registry.Registration.endpoints", ())  # nobody is public
+    shared = {"registry": MemoryRegistry(), "mesh": MemoryMesh(), "difficulty": 2}
+    keys = [PrivateKey.generate(SystemRng()) for _ in range(2)]
+    async with (
+        Relay(World(), LOOPBACK, name="east", **shared) as east,
+        Relay(World(), LOOPBACK, name="west", **shared) as west,
+        Net(World(), [keys[0]], LOOPBACK, east.address) as one,
+        Net(World(), [keys[1]], LOOPBACK, west.address) as two,
+    ):
+        got = asyncio.Queue()
+        two.on_message(lambda *arrived: got.put_nowait(arrived))
+        for net in (one, two):
+            await net.wait_online(5)
+
+        await one.send(two.default_id, channel, b"hello", timeout_s=5)
+
+        peer, _, message = await asyncio.wait_for(got.get(), 5)
+        assert (peer.node_id, message) == (one.default_id, b"hello")
+        assert [row.kind for row in one.sessions()] == ["relay"]
+
+
+async def run_relay(*options):
+    process = await asyncio.create_subprocess_exec(
+        Path(sys.executable).with_name("shem"),
+        "relay",
+        "run",
+        *options,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    lines = [(await process.stdout.readline()).decode() for _ in range(2)]
+    address = lines[0].split()[-1]
+    return process, address, lines[1].split()[-1].removesuffix("/metrics")
+
+
+async def test_relay_process_goes_on_after_sigterm_where_it_stopped(tmp_path):
+    options = ["--state-dir", str(tmp_path), "--metrics", "127.0.0.1:0"]
+    process, address, _ = await run_relay("--listen", "127.0.0.1:0", *options)
+    host, _, port = address.rpartition(":")
+    key = PrivateKey.generate(SystemRng())
+    async with Net(World(), [key], LOOPBACK, (host, int(port))) as net:
+        await net.wait_online(10)
+        process.terminate()
+        assert await process.wait() == 0
+
+        process, again, url = await run_relay("--listen", address, *options)
+        try:
+            async with aiohttp.ClientSession() as http, http.get(f"{url}/status") as answer:
+                status = await answer.json()
+            assert again == address
+            assert (status["nodes"], status["handshakes"]) == (1, 0)
+            assert (await net.find(key.node_id)).slot == 1
+        finally:
+            process.terminate()
+            await process.wait()
