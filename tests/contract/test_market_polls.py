@@ -189,6 +189,18 @@ async def test_what_another_program_holds_is_neither_told_nor_acknowledged(
         assert await waiting == told
 
 
+async def test_programs_of_one_key_that_name_themselves_are_told_apart(demand: Served) -> None:
+    async with Program(demand.url, KEY | {"Shem-Program": "watcher"}) as watcher:
+        assert (await watcher.call("GET", "/demands"))[0] == 200
+        async with Program(demand.url, KEY | {"Shem-Program": "first run"}) as dies:
+            told = await dies.events(demand)
+        await demand.settled()
+
+        async with Program(demand.url, KEY | {"Shem-Program": "second run"}) as follows:
+            assert await follows.events(demand, timeout=0) == told
+            assert await follows.events(demand, timeout=0) == []
+
+
 async def test_calls_that_announce_their_end_share_one_session(demand: Served) -> None:
     one_shot = KEY | {"Connection": "close"}
     for expected in (1, 0, 0):

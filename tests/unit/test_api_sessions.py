@@ -84,3 +84,20 @@ def test_beyond_the_limit_connections_are_taken_as_one_shot(
     monkeypatch.setattr(sessions_module, "CONNECTIONS_MAX", 1)
     sessions.seen("key", "a")
     assert sessions.seen("key", "b") == Client("key", "b")
+
+
+def test_sessions_without_connections_are_kept_within_a_limit(
+    sessions: ClientSessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions_module, "SESSIONS_MAX", 2)
+    ends = Ends(sessions)
+    first = sessions.seen("one", "a")
+    sessions.seen("two", "b")
+    for connection in "ab":
+        sessions.closed(connection, by_client=False, broken=False)
+    assert ends.told == []
+
+    sessions.seen("three", "c")
+
+    assert ends.told == [("", True)]
+    assert sessions.seen("one", "d").session != first.session

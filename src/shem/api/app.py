@@ -32,7 +32,8 @@ from shem.kernel.ids import NodeId
 
 log = structlog.get_logger()
 
-OPEN_PREFIXES: Final = ("/metrics-api", "/version/get", "/dashboard")
+PROGRAM_NAME_MAX: Final = 64
+OPEN_PREFIXES: Final = ("/metrics-api", "/version/get", "/dashboard", "/openapi.json", "/docs")
 """Paths that need no key."""
 VARY: Final = "Origin, Access-Control-Request-Method, Access-Control-Request-Headers"
 
@@ -73,7 +74,9 @@ class Authentication:
             await text("Invalid application key", 401)(scope, receive, send)
             return
         client = self._sessions.seen(
-            principal.name, connection_name(scope.get("client")), one_shot=_is_one_shot(request)
+            principal.name + _program_name(request),
+            connection_name(scope.get("client")),
+            one_shot=_is_one_shot(request),
         )
         request.state.who = Context(principal.identity, principal.name, principal.role, client)
         await self._app(scope, receive, send)
@@ -82,6 +85,12 @@ class Authentication:
 def connection_name(address: tuple[str, int] | None) -> str:
     """Return how a connection is called while it is open."""
     return "" if address is None else f"{address[0]}:{address[1]}"
+
+
+def _program_name(request: Request) -> str:
+    """Return what tells apart programs that share a key, when they say it."""
+    name = request.headers.get("shem-program")
+    return "" if name is None else f"\n{name[:PROGRAM_NAME_MAX]}"
 
 
 def _is_one_shot(request: Request) -> bool:

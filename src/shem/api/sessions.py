@@ -4,7 +4,8 @@ Who was handed events and asks again has got them; who died in between has not. 
 application key's open connections: it begins with the first, and ends when the client has closed
 the last. Connections that we close for idleness do not end it. A request that announces
 `Connection: close` belongs to no connection: such requests of a key share one session without end.
-A connection that broke before its answer was through is reported at once.
+A connection that broke before its answer was through is reported at once. Programs that share a key
+and name themselves (`Shem-Program`, a new name for every run) have sessions of their own.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from typing import Final
 
 CONNECTIONS_MAX: Final = 10_000
 """Connections remembered; of others nothing is known when they close."""
+SESSIONS_MAX: Final = 10_000
+"""Beyond it the oldest session without an open connection is taken as ended."""
 
 
 @dataclass(slots=True)
@@ -68,12 +71,25 @@ class ClientSessions:
             if ended:
                 del self._sessions[key]
             if ended or broken:
-                for fn in self._listeners:
-                    fn(client, ended)
+                self._tell(client, ended)
 
     def _session(self, key: str) -> _Session:
         found = self._sessions.get(key)
         if found is None:
+            self._make_room()
             self._started += 1
             found = self._sessions[key] = _Session(f"{key}#{self._started}")
         return found
+
+    def _make_room(self) -> None:
+        if len(self._sessions) < SESSIONS_MAX:
+            return
+        for key, session in self._sessions.items():
+            if not session.open:
+                del self._sessions[key]
+                self._tell(Client(session.name, "", is_gone=True), True)
+                return
+
+    def _tell(self, client: Client, ended: bool) -> None:
+        for fn in self._listeners:
+            fn(client, ended)

@@ -1,5 +1,8 @@
 """One HTTP call: deadline, authorization, errors as types. Knows no endpoint.
 
+Every session names itself anew (`Shem-Program`), so that a node tells its program from others with
+the same key, and from an earlier run that died; a yagna does not look at it.
+
 A connection on which an error was answered is closed, not reused: yagna may leave such a
 connection unusable (docs/protocol/market.md §3.2).
 """
@@ -11,6 +14,7 @@ from urllib.parse import quote
 import msgspec
 
 from shem.kernel.errors import ShemError
+from shem.kernel.world import SystemRng, new_hex_id
 from shem.rest.errors import ApiError, Disconnected, error_of_answer
 
 if TYPE_CHECKING:
@@ -41,7 +45,10 @@ class Transport:
         import aiohttp
 
         self._session = aiohttp.ClientSession(
-            headers={"Authorization": f"Bearer {self._app_key}"},
+            headers={
+                "Authorization": f"Bearer {self._app_key}",
+                "Shem-Program": new_hex_id(SystemRng()),
+            },
             connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX),
         )
 
