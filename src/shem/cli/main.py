@@ -1,7 +1,7 @@
 """The table of commands, and how errors end a command.
 
 Exit codes (docs/exit-codes.md): 0 done; 1 refused or failed; 2 wrong usage; 3 the node does not
-answer; 4 no answer in time; 5 not supported; 130 interrupted.
+answer; 4 no answer in time; 5 not supported; 6 the activity has ended; 130 interrupted.
 """
 
 import importlib
@@ -23,7 +23,9 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "id": ("shem.cli.identity:identity", "Show identities."),
     "app-key": ("shem.cli.identity:app_key", "Show application keys."),
     "market": ("shem.cli.market:market", "Show and end what this node trades."),
+    "activity": ("shem.cli.activity:activity", "Rented activities: ps, attach, exec, logs, …"),
     "net": ("shem.cli.net:net", "Look at the network: status, sessions, find, ping."),
+    "gftp": ("shem.cli.gftp:gftp", "Move files between nodes, as SDKs ask for it."),
     "broker": ("shem.cli.later:broker", "Run the payment broker (not supported yet)."),
 }
 
@@ -32,7 +34,19 @@ EXIT_USAGE: Final = 2
 EXIT_UNREACHABLE: Final = 3
 EXIT_TIMED_OUT: Final = 4
 EXIT_NOT_SUPPORTED: Final = 5
+EXIT_GONE: Final = 6
 EXIT_INTERRUPTED: Final = 130
+
+
+EXIT_OF_CODE: Final = {
+    "not-reachable": EXIT_UNREACHABLE,
+    "no-answer": EXIT_UNREACHABLE,
+    "batch-timeout": EXIT_TIMED_OUT,
+    "not-supported": EXIT_NOT_SUPPORTED,
+    "activity-gone": EXIT_GONE,
+    "agreement-ended": EXIT_GONE,
+}
+"""For errors of the SDK, which are classes of their own."""
 
 
 @dataclass(slots=True)
@@ -85,7 +99,8 @@ def exit_code(error: ShemError) -> int:
         (TimedOut, EXIT_TIMED_OUT),
         (NotSupported, EXIT_NOT_SUPPORTED),
     )
-    return next((code for kind, code in table if isinstance(error, kind)), EXIT_FAILED)
+    by_code = EXIT_OF_CODE.get(error.code)
+    return next((code for kind, code in table if isinstance(error, kind)), by_code or EXIT_FAILED)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -139,6 +139,10 @@ class Activity:
             """The termination, which the node delivers later, ends the activity as well."""
         await self.agreement.terminate(reason, code="Success", patience_s=patience_s)
 
+    def cursor(self, batch_id: str) -> int:
+        """Return the index of the first result of a batch that was not read yet."""
+        return self._cursors.get(batch_id, 0)
+
     def read(self, batch_id: str, next_index: int) -> None:
         """Remember how far the results of a batch were read (kept in the ticket)."""
         self._cursors[batch_id] = max(next_index, self._cursors.get(batch_id, 0))

@@ -49,4 +49,7 @@ class Ticket(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
 
     @classmethod
     def load(cls, path: Path | str) -> "Ticket":
-        return cls.loads(Path(path).read_text(encoding="utf-8"))
+        try:
+            return cls.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"no ticket can be read from {path}: {error}") from error

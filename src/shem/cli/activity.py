@@ -1,0 +1,338 @@
+"""`shem activity ps|attach|exec|logs|report|detach|destroy`: what a requestor does from a shell.
+
+Works through the node's REST API (YAGNA_API_URL, YAGNA_APPKEY), at a yagna too. An activity is
+named by its id, by the beginning of it, or by the file of a ticket (`x.ticket`, `./x`).
+"""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from shem.cli.activity_live import Telling
+from shem.cli.activity_rows import report_fields, report_row, result_row, timeline
+from shem.cli.ask import show_fields, show_json, show_table
+from shem.cli.main import EXIT_FAILED, EXIT_GONE, Options
+from shem.kernel.errors import ShemError, UsageError
+from shem.sdk.absence import look
+from shem.sdk.activity import Activity
+from shem.sdk.batch import CommandResult
+from shem.sdk.errors import NotSupported
+from shem.sdk.golem import Golem
+from shem.sdk.report import ENDED
+from shem.sdk.script import Run
+from shem.sdk.ticket import Ticket
+
+APP: Final = "shem-cli"
+PATIENCE_S: Final = 15.0
+STATE_TIMEOUT_S: Final = 2.0
+AT_ONCE_MAX: Final = 16
+ID_LENGTH: Final = 32
+PREFIX_MIN: Final = 4
+TICKET_SUFFIX: Final = ".ticket"
+
+T = TypeVar("T")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+activity_argument = click.argument("activity_id", metavar="ACTIVITY")
+
+
+def with_golem(work: Callable[[Golem], Awaitable[T]]) -> T:
+    """Open a session with the node, run `work`, close it."""
+
+    async def run() -> T:
+        async with Golem(APP, patience=PATIENCE_S) as golem:
+            return await work(golem)
+
+    return asyncio.run(run())
+
+
+@click.group()
+def activity() -> None:
+    """Rented activities: what runs, what happened, and what to do with it."""
+
+
+# --- looking --------------------------------------------------------------------------------------
+
+
+@activity.command()
+@click.option("--all", "ended_too", is_flag=True, help="Also those that have ended.")
+@json_option
+@click.pass_obj
+def ps(options: Options, ended_too: bool, as_json: bool) -> None:
+    """List the activities that this identity has rented."""
+    rows = with_golem(lambda golem: _list(golem, ended_too=ended_too))
+    if options.json or as_json:
+        show_json(rows)
+    else:
+        columns = ["activityId", "state", "batches", "providerId", "until", "limitedBy"]
+        show_table(columns, rows)
+
+
+async def _list(golem: Golem, *, ended_too: bool) -> list[dict[str, Any]]:
+    session = golem.session
+    find = session.rest.market.agreements.find
+    entries = await session.patience.ask(lambda: find(state=None if ended_too else "Approved"))
+    slots = asyncio.Semaphore(AT_ONCE_MAX)
+
+    async def look_at(agreement_id: str) -> list[dict[str, Any]]:
+        async with slots:
+            return await _rows_of(golem, agreement_id)
+
+    mine = [look_at(entry.id) for entry in entries if entry.role == "Requestor"]
+    found = [row for rows in await asyncio.gather(*mine) for row in rows]
+    return [row for row in found if ended_too or row["alive"]]
+
+
+async def _rows_of(golem: Golem, agreement_id: str) -> list[dict[str, Any]]:
+    session = golem.session
+    info = await session.patience.ask(lambda: session.rest.market.agreements.get(agreement_id))
+    of_agreement = session.rest.activity.of_agreement
+    rows: list[dict[str, Any]] = []
+    for activity_id in await session.patience.ask(lambda: of_agreement(agreement_id)):
+        found = await look(session, activity_id, info)
+        state = "Terminated" if found.ended is not None else await _state(golem, activity_id)
+        rows.append(
+            {
+                "activityId": activity_id,
+                "agreementId": agreement_id,
+                "providerId": info.offer.provider_id,
+                "alive": state != "Terminated",
+                "state": state,
+                "ended": None if found.ended is None else str(found.ended),
+                "batches": await _batch_counts(golem, activity_id),
+                "until": found.absence.until,
+                "limitedBy": found.absence.limited_by,
+            }
+        )
+    return rows
+
+
+async def _state(golem: Golem, activity_id: str) -> str:
+    try:
+        state = await golem.session.rest.activity.state(activity_id, timeout_s=STATE_TIMEOUT_S)
+    except ShemError:
+        return "Unreachable"
+    return state.current if state.alive else "Terminated"
+
+
+async def _batch_counts(golem: Golem, activity_id: str) -> str | None:
+    """Return `finished/all`; None at a node that cannot say."""
+    try:
+        entries = await golem.session.rest.activity.batches(activity_id)
+    except ShemError:
+        return None
+    return f"{sum(entry.is_finished for entry in entries)}/{len(entries)}"
+
+
+@activity.command()
+@activity_argument
+@json_option
+@click.pass_obj
+def report(options: Options, activity_id: str, as_json: bool) -> None:
+    """Tell in one go whether it lives, what ran, what is owed, how long you may be away."""
+
+    async def work(golem: Golem) -> Activity:
+        return await _attach(golem, activity_id)
+
+    found = with_golem(work)
+    if options.json or as_json:
+        show_json(report_row(found.report, found.id, found.agreement.id))
+    else:
+        show_fields(report_fields(found.report, found.id, found.agreement.id))
+
+
+@activity.command()
+@activity_argument
+@click.option("--follow/--no-follow", default=True, help="Stay until its batches have ended.")
+@json_option
+@click.pass_obj
+def attach(options: Options, activity_id: str, follow: bool, as_json: bool) -> None:
+    """Show what happened meanwhile, then what happens; Ctrl-C lets it run on.
+
+    Exits with 6 when the activity has ended.
+    """
+    telling = Telling(as_json=options.json or as_json)
+
+    async def work(golem: Golem) -> bool:
+        found = await _attach(golem, activity_id)
+        await _tell_story(found, telling)
+        if follow and found.report.liveness != ENDED:
+            with telling.progress():
+                await _follow(found, telling)
+        return found.report.liveness == ENDED
+
+    if with_golem(work):
+        sys.exit(EXIT_GONE)
+
+
+async def _tell_story(found: Activity, telling: Telling) -> None:
+    info = await found.agreement.info()
+    try:
+        entries = await found.batch_entries()
+    except NotSupported:
+        entries = []
+    if telling.as_json:
+        row = report_row(found.report, found.id, found.agreement.id)
+        telling.document("report", **row)
+    telling.timeline(timeline(info, entries, found.report))
+    for name, value in report_fields(found.report, found.id, found.agreement.id).items():
+        if value is not None:
+            telling.say(f"{name:<10} {value}")
+
+
+async def _follow(found: Activity, telling: Telling) -> None:
+    """Tell the results of all unfinished batches as they come."""
+
+    async def follow(batch_id: str, done: int, commands: int | None) -> None:
+        results = found.batch(batch_id).results(done)
+        await telling.follow(batch_id, results, done=done, of=commands)
+
+    for batch in found.report.batches:
+        if not batch.finished and batch.state in {"accepted", "unknown"}:
+            read = found.cursor(batch.batch_id)
+            await follow(batch.batch_id, read, batch.commands)
+
+
+@activity.command()
+@activity_argument
+@click.argument("batch_id", required=False)
+@click.option("-f", "--follow", is_flag=True, help="Stay until the batches have ended.")
+@json_option
+@click.pass_obj
+def logs(
+    options: Options, activity_id: str, batch_id: str | None, follow: bool, as_json: bool
+) -> None:
+    """Print the results of one batch, or of all."""
+    telling = Telling(as_json=options.json or as_json)
+
+    async def work(golem: Golem) -> None:
+        found = await _attach(golem, activity_id)
+        batches = {batch.batch_id: batch for batch in found.report.batches}
+        for name in batches if batch_id is None else [_one_of(batch_id, list(batches))]:
+            for result in batches[name].results:
+                telling.result(result)
+            if follow and not batches[name].finished and found.report.liveness != ENDED:
+                async for result in found.batch(name).results(found.cursor(name)):
+                    telling.result(result)
+
+    with_golem(work)
+
+
+# --- acting ---------------------------------------------------------------------------------------
+
+
+@activity.command("exec", context_settings={"ignore_unknown_options": True})
+@activity_argument
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option("-d", "--detach", "leave", is_flag=True, help="Print the batch id and go.")
+@json_option
+@click.pass_obj
+def execute(
+    options: Options, activity_id: str, command: tuple[str, ...], leave: bool, as_json: bool
+) -> None:
+    """Run one command: `exec ACTIVITY [OPTIONS] -- ENTRY_POINT [ARGS]`.
+
+    Its output is ours; exits with 1 when it fails. A Ctrl-C lets it run on.
+    """
+
+    async def work(golem: Golem) -> tuple[str, CommandResult | None]:
+        found = await _attach(golem, activity_id)
+        await found.raise_if_gone()
+        batch = await found.submit(Run(*command))
+        return batch.id, None if leave else (await batch.wait())[-1]
+
+    batch_id, result = with_golem(work)
+    if result is None:
+        if options.json or as_json:
+            show_json({"batchId": batch_id})
+        else:
+            click.echo(batch_id)
+        return
+    if options.json or as_json:
+        show_json(result_row(result))
+    else:
+        click.echo(result.stdout, nl=False)
+        click.echo(result.stderr, nl=False, err=True)
+    if not result.ok:
+        if not (options.json or as_json):
+            click.echo(f"Error: {result.message}", err=True)
+        sys.exit(EXIT_FAILED)
+
+
+@activity.command()
+@activity_argument
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="A file.")
+@click.pass_obj
+def detach(options: Options, activity_id: str, output: Path | None) -> None:
+    """Write a ticket: it remembers how far the results were read. Nothing ends."""
+    del options
+
+    async def work(golem: Golem) -> Ticket:
+        return await (await _attach(golem, activity_id)).detach()
+
+    ticket = with_golem(work)
+    if output is None:
+        click.echo(ticket.dumps())
+    else:
+        ticket.save(output)
+        click.echo(f"{output}", err=True)
+
+
+@activity.command()
+@activity_argument
+@click.option("--terminate", is_flag=True, help="Terminate its agreement as well.")
+@click.option("--reason", default="Finished", show_default=True, help="For the provider.")
+@json_option
+@click.pass_obj
+def destroy(
+    options: Options, activity_id: str, terminate: bool, reason: str, as_json: bool
+) -> None:
+    """End the activity. A provider that is away is told when it is back."""
+
+    async def work(golem: Golem) -> dict[str, Any]:
+        found = await _attach(golem, activity_id)
+        await found.destroy()
+        if terminate:
+            await found.agreement.terminate(reason)
+        state = (await found.agreement.info()).state
+        return {
+            "activityId": found.id,
+            "agreementId": found.agreement.id,
+            "agreementState": state,
+        }
+
+    done = with_golem(work)
+    if options.json or as_json:
+        show_json(done)
+    else:
+        click.echo(f"destroyed; agreement {done['agreementId']} is {done['agreementState']}")
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+async def _attach(golem: Golem, name: str) -> Activity:
+    return await golem.attach(await _resolve(golem, name))
+
+
+async def _resolve(golem: Golem, name: str) -> str | Ticket:
+    """Return what a name stands for: a ticket's file, an id, or the beginning of one."""
+    if "/" in name or name.endswith(TICKET_SUFFIX):
+        return Ticket.load(name)
+    if len(name) >= ID_LENGTH:
+        return name
+    if len(name) < PREFIX_MIN:
+        raise UsageError(f"{name!r} is too short for an activity: {PREFIX_MIN} digits at least")
+    ids = [row["activityId"] for row in await _list(golem, ended_too=True)]
+    return _one_of(name, ids)
+
+
+def _one_of(prefix: str, ids: Sequence[str]) -> str:
+    found = [name for name in ids if name.startswith(prefix)]
+    if len(found) != 1:
+        what = "nothing" if not found else f"{len(found)} ids"
+        raise UsageError(f"{prefix!r} is the beginning of {what}")
+    return found[0]

@@ -1,0 +1,155 @@
+"""What the `shem activity` commands show, as plain values. Pure.
+
+Rows and documents are made for JSON first; people get the same in words.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from shem.kernel import times
+from shem.rest import models
+from shem.sdk.absence import Absence, Due
+from shem.sdk.batch import CommandResult
+from shem.sdk.report import AttachReport
+
+LINE_LENGTH_MAX: Final = 100
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """One entry of a timeline."""
+
+    at: str
+    what: str
+    ok: bool = True
+    output: str = ""
+
+    def json(self) -> Row:
+        return {"at": self.at, "what": self.what, "ok": self.ok, "output": self.output}
+
+
+def report_row(report: AttachReport, activity_id: str, agreement_id: str) -> Row:
+    """Return an AttachReport as a document."""
+    ended = report.ended
+    return {
+        "activityId": activity_id,
+        "agreementId": agreement_id,
+        "providerId": report.provider_id,
+        "liveness": report.liveness,
+        "state": report.state,
+        "agreementState": report.agreement_state,
+        "ended": None
+        if ended is None
+        else {"by": ended.by, "at": ended.at, "why": ended.why, "code": ended.code},
+        "expires": report.expires,
+        "absence": absence_row(report.absence),
+        "due": due_row(report.due),
+        "batchesListed": report.batches_listed,
+        "batches": [
+            {
+                "batchId": batch.batch_id,
+                "state": batch.state,
+                "commands": batch.commands,
+                "finished": batch.finished,
+                "results": [result_row(result) for result in batch.results],
+            }
+            for batch in report.batches
+        ],
+    }
+
+
+def absence_row(absence: Absence) -> Row:
+    return {
+        "seconds": absence.seconds,
+        "until": absence.until,
+        "limitedBy": absence.limited_by,
+        "resultsUntil": absence.results_until,
+        "limits": [
+            {
+                "kind": limit.kind,
+                "effect": limit.effect,
+                "applies": limit.applies,
+                "at": limit.at,
+                "afterSec": limit.after_sec,
+                "text": limit.text,
+            }
+            for limit in absence.limits
+        ],
+    }
+
+
+def due_row(due: Due | None) -> Row | None:
+    if due is None:
+        return None
+    return {"amount": str(due.amount), "isEstimate": due.is_estimate, "usage": due.usage}
+
+
+def result_row(result: CommandResult) -> Row:
+    return {
+        "batchId": result.batch_id,
+        "index": result.index,
+        "ok": result.ok,
+        "stdout": result.stdout,
+        "stderr": result.stderr,
+        "message": result.message,
+        "at": result.at,
+        "last": result.last,
+    }
+
+
+def report_fields(report: AttachReport, activity_id: str, agreement_id: str) -> dict[str, object]:
+    """Return an AttachReport in words, one field a line."""
+    results = sum(len(batch.results) for batch in report.batches)
+    unfinished = sum(not batch.finished for batch in report.batches)
+    return {
+        "activity": activity_id,
+        "state": f"{report.state} ({report.liveness})",
+        "ended": None if report.ended is None else str(report.ended),
+        "provider": report.provider_id,
+        "agreement": f"{agreement_id} ({report.agreement_state})",
+        "expires": report.expires,
+        "away": str(report.absence) if report.alive else None,
+        "due": None if report.due is None else str(report.due),
+        "batches": f"{len(report.batches)}, {unfinished} unfinished, {results} unread results",
+    }
+
+
+def timeline(
+    info: models.Agreement, entries: Sequence[models.Batch], report: AttachReport
+) -> list[Happening]:
+    """Return what happened, oldest first, as far as the report's holder has not read it."""
+    found = [Happening(info.timestamp, f"agreement with {info.offer.provider_id} proposed")]
+    if info.approved_date:
+        found.append(Happening(info.approved_date, "agreement approved"))
+    found += [
+        Happening(
+            entry.created_date,
+            f"batch {entry.batch_id[:8]} sent: {entry.commands} commands ({entry.state})",
+        )
+        for entry in entries
+        if entry.created_date
+    ]
+    found += [happening(result) for batch in report.batches for result in batch.results]
+    if report.ended is not None and report.ended.at is not None:
+        found.append(Happening(report.ended.at, str(report.ended), ok=False))
+    return sorted(found, key=lambda entry: times.parse(entry.at))
+
+
+def happening(result: CommandResult) -> Happening:
+    """Return one result as an entry of a timeline."""
+    fate = "done" if result.ok else f"failed: {result.message or 'no reason given'}"
+    last = ", the last" if result.last else ""
+    what = f"batch {result.batch_id[:8]} command {result.index}{last} {fate}"
+    return Happening(result.at, what, result.ok, result.stdout + result.stderr)
+
+
+def short_time(moment: str) -> str:
+    """Return `2026-11-23 20:09:07`, UTC; what is no time stays as it is."""
+    return moment[:19].replace("T", " ")
+
+
+def cut(text: str) -> str:
+    """Return a line that fits beside others."""
+    return text if len(text) <= LINE_LENGTH_MAX else text[: LINE_LENGTH_MAX - 1] + "…"
