@@ -15,7 +15,7 @@ from shem.kernel.ids import NodeId
 from shem.net.secure.channel import Channel
 from shem.net.types import Peer
 
-PEERS_MAX: Final = 8_192
+PEERS_MAX: Final = 16_384
 """Peers with channels; the one that opened its first the longest ago gives way."""
 CHANNELS_PER_PEER_MAX: Final = 3
 STATICS_MAX: Final = 8

@@ -20,7 +20,7 @@ SILENT_S: Final = 30.0
 """The same for silence, which proves less."""
 GIVEN_UP_S: Final = 1.0
 """How long a node that may not be spoken to in the clear is not greeted again."""
-NODES_MAX: Final = 8_192
+NODES_MAX: Final = 16_384
 """Entries of each book; the oldest is forgotten first."""
 
 V = TypeVar("V")
