@@ -48,6 +48,11 @@ def main(words: Sequence[str] | None = None) -> int:
         return 1
 
 
+def script() -> None:
+    """Run as the command `shem-runtime-container`."""
+    sys.exit(main())
+
+
 def parse(words: list[str]) -> tuple[dict[str, str], str, list[str]]:
     """Split a command line into options, the command and its arguments."""
     options: dict[str, str] = {}
