@@ -170,3 +170,9 @@ def test_window_after_a_leap():
     assert not window.is_new(3)
     assert not window.is_new(3 + 10 * WINDOW_SIZE)
     assert window.is_new(4 + 9 * WINDOW_SIZE)
+
+
+def test_keys_do_not_show():
+    channel = end(keys=(b"k" * 32, b"K" * 32))
+    assert "kkk" not in repr(channel.agreed).lower()
+    assert b"kkk".hex() not in repr(channel.agreed)

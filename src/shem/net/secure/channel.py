@@ -6,7 +6,7 @@ may go direct, through a relay, or from a new address. Limits say when a channel
 when it is no longer used. Pure. Spec: docs/protocol/encryption.md §4.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -36,8 +36,8 @@ class Agreed:
     """Proven identities of the peer, the default one first."""
     peer_number: int
     peer_static: bytes
-    send_key: bytes
-    receive_key: bytes
+    send_key: bytes = field(repr=False)
+    receive_key: bytes = field(repr=False)
     is_initiator: bool
 
 
