@@ -18,6 +18,7 @@ from shem.bus.client import BusClient
 from shem.bus.types import Call
 from shem.kernel.config import parse_gsb_url
 from shem.kernel.errors import ShemError
+from shem.kernel.ids import NodeId
 from tests.bench.pair import Figures, show
 from tests.interop.daemon import Daemon
 from tests.interop.our_node import OurNode
@@ -25,9 +26,10 @@ from tests.interop.real_yagna import RealYagna
 
 RELAY = "tests.bench.blind_relay"
 SERVICE = "/public/bench"
-PINGS = 200
+ROUNDS = 4
+PINGS = 50
 BULK_BYTES = 20_000_000
-BULK_ROUNDS = 3
+BULK_ROUNDS = 2
 CHUNK = 40 * 1024
 CHUNKS_AT_ONCE = 12
 """As many as a file transfer of yagna's asks for ahead."""
@@ -36,14 +38,20 @@ TIMEOUT_S = 60.0
 
 
 async def measure_net(*, with_yagna: bool) -> tuple[Figures, Figures | None]:
-    ours: Figures = {}
-    theirs: Figures = {}
+    """Measure both kinds in turns, so that what else the machine does harms both alike."""
+    kinds: list[type[Daemon]] = [OurNode, RealYagna] if with_yagna else [OurNode]
+    figures: list[Figures] = [{} for _ in kinds]
     for route in ("direct", "relayed"):
-        async with relay(route) as address:
-            await _measure_pair(OurNode, address, route, ours)
-            if with_yagna:
-                await _measure_pair(RealYagna, address, route, theirs)
-    return ours, theirs if with_yagna else None
+        async with relay(route) as address, AsyncExitStack() as stack:
+            pairs = [await stack.enter_async_context(pair(kind, address)) for kind in kinds]
+            for _ in range(ROUNDS):
+                for (client, target), found in zip(pairs, figures, strict=True):
+                    await _round_trips(client, target, route, found)
+            for _ in range(BULK_ROUNDS):
+                for (client, target), found in zip(pairs, figures, strict=True):
+                    speed = await _bulk(client, f"/transfer/net/{target}/bench/GetChunk")
+                    found.setdefault(f"{route}, 20 MB [MB/s]", []).append(speed)
+    return figures[0], figures[1] if with_yagna else None
 
 
 @asynccontextmanager
@@ -66,9 +74,11 @@ async def relay(route: str) -> AsyncIterator[tuple[str, int]]:
         await process.wait()
 
 
-async def _measure_pair(
-    kind: type[Daemon], relay_address: tuple[str, int], route: str, figures: Figures
-) -> None:
+@asynccontextmanager
+async def pair(
+    kind: type[Daemon], relay_address: tuple[str, int]
+) -> AsyncIterator[tuple[BusClient, NodeId]]:
+    """Run two nodes; give a client of the first, and the id of the second, which serves."""
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="shem-bench-"))
         nodes = [kind(Path(folder) / name, relay_address) for name in ("one", "two")]
@@ -81,38 +91,32 @@ async def _measure_pair(
         ]
         await there.connected()
         await there.bind(SERVICE, _answer)
-        await _until_reached(here, nodes[1])
-        for channel, prefix in CHANNELS.items():
-            address = f"{prefix}/net/{nodes[1].node_id}/bench/Echo"
-            figures[f"{route}, round trip, {channel} [ms]"] = await _round_trips(here, address)
-        address = f"/transfer/net/{nodes[1].node_id}/bench/GetChunk"
-        figures[f"{route}, 20 MB [MB/s]"] = [await _bulk(here, address) for _ in range(BULK_ROUNDS)]
+        await _until_reached(here, nodes[1].node_id)
+        yield here, nodes[1].node_id
 
 
 async def _answer(call: Call) -> bytes:
     return bytes(int(call.data)) if call.address.endswith("/GetChunk") else call.data
 
 
-async def _until_reached(client: BusClient, target: Daemon) -> None:
+async def _until_reached(client: BusClient, target: NodeId) -> None:
     async with asyncio.timeout(TIMEOUT_S):
         for prefix in CHANNELS.values():
             while True:
                 try:
-                    await client.call(
-                        f"{prefix}/net/{target.node_id}/bench/Echo", b"hello", timeout_s=3
-                    )
+                    await client.call(f"{prefix}/net/{target}/bench/Echo", b"hello", timeout_s=3)
                     break
                 except ShemError:
                     await asyncio.sleep(0.1)
 
 
-async def _round_trips(client: BusClient, address: str) -> list[float]:
-    times = []
-    for _ in range(PINGS):
-        begun = time.perf_counter()
-        await client.call(address, b"ping", timeout_s=TIMEOUT_S)
-        times.append((time.perf_counter() - begun) * 1e3)
-    return times
+async def _round_trips(client: BusClient, target: NodeId, route: str, found: Figures) -> None:
+    for channel, prefix in CHANNELS.items():
+        times = found.setdefault(f"{route}, round trip, {channel} [ms]", [])
+        for _ in range(PINGS):
+            begun = time.perf_counter()
+            await client.call(f"{prefix}/net/{target}/bench/Echo", b"ping", timeout_s=TIMEOUT_S)
+            times.append((time.perf_counter() - begun) * 1e3)
 
 
 async def _bulk(client: BusClient, address: str) -> float:

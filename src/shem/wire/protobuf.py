@@ -20,6 +20,8 @@ VARINT_BYTES_MAX: Final = 10
 FIELDS_MAX: Final = 65_536
 """Fields per message, known or not: the longest honest ones are node lists of a few hundred."""
 _UINT_64: Final = (1 << 64) - 1
+_SHORT: Final = tuple(bytes((value,)) for value in range(0x80))
+"""Varints of one byte: nearly all keys and most lengths."""
 
 
 def read_varint(data: bytes, at: int) -> tuple[int, int]:
@@ -38,6 +40,8 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
 
 def varint(value: int) -> bytes:
     """Encode an integer; a negative one as its 64-bit two's complement."""
+    if 0 <= value <= 0x7F:
+        return _SHORT[value]
     value &= _UINT_64
     out = bytearray()
     while value > 0x7F:
@@ -116,12 +120,19 @@ def parse(data: bytes) -> Fields:
     end = len(data)
     count = 0
     while at < end:
-        key, at = read_varint(data, at)
+        key = data[at]
+        if key <= 0x7F:
+            at += 1
+        else:
+            key, at = read_varint(data, at)
         number, kind = key >> 3, key & 7
         if not 0 < number < 1 << 29:
             raise WireError(f"protobuf: field number {number}")
         value, at = _read_value(data, at, kind, number)
-        by_number.setdefault(number, []).append(value)
+        if number in by_number:
+            by_number[number].append(value)
+        else:
+            by_number[number] = [value]
         count += 1
         if count > FIELDS_MAX:
             raise WireError("protobuf: too many fields")
@@ -132,7 +143,10 @@ def _read_value(data: bytes, at: int, kind: int, number: int) -> tuple[int | byt
     if kind == VARINT:
         return read_varint(data, at)
     if kind == LENGTH_DELIMITED:
-        length, at = read_varint(data, at)
+        if at < len(data) and data[at] <= 0x7F:
+            length, at = data[at], at + 1
+        else:
+            length, at = read_varint(data, at)
         if length > len(data) - at:
             raise WireError(f"protobuf: field {number} is cut off")
         return data[at : at + length], at + length
