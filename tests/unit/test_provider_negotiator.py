@@ -16,6 +16,7 @@ import pytest
 from shem.kernel.ids import NodeId
 from shem.kernel.tasks import TaskScope
 from shem.kernel.world import World
+from shem.provider import negotiator as negotiator_module
 from shem.provider.activities import Activities
 from shem.provider.agreements import Agreements
 from shem.provider.config import ProviderConfig
@@ -30,6 +31,7 @@ from tests.rented import MARKET, PROVIDER, agreement, proposal
 from tests.scripted_node import APP_KEY, LOST, Answer, Call, ScriptedNode, ok, scripted_node
 
 EVENTS = f"{MARKET}/offers/sub/events"
+COUNTER = f"{MARKET}/offers/sub/proposals/*"
 SLOW_S = 0.1
 PLATFORM = "erc20-hoodi-tglm"
 LIMITS = Limits(platforms=(PLATFORM,), agreements_max=9, expiration_min_s=300, expiration_max_s=1e9)
@@ -91,6 +93,12 @@ def written_down(path: Path) -> list[str]:
     return [str(row[0]) for row in rows]
 
 
+def proposal_event() -> dict[str, Any]:
+    event = proposal("p1")
+    event["proposal"]["properties"] = DEMAND
+    return event
+
+
 def agreement_event() -> dict[str, Any]:
     offered = agreement("Pending")
     offered["demand"]["properties"] = DEMAND
@@ -133,18 +141,42 @@ async def test_a_proposal_is_answered_before_the_poll_that_acknowledges_it(
     node: ScriptedNode, tmp_path: Path
 ) -> None:
     countered: list[int] = []
-    path = f"{MARKET}/offers/sub/proposals/*"
 
     def next_poll(_: Call) -> Answer:
-        countered.append(node.count("POST", path))
+        countered.append(node.count("POST", COUNTER))
         return Answer(408, {"message": "Timeout"})
 
-    event = proposal("p1")
-    event["proposal"]["properties"] = DEMAND
-    node.answer("GET", EVENTS, ok([event]), next_poll)
-    node.answer("POST", path, LOST, ok("p2"))
+    node.answer("GET", EVENTS, ok([proposal_event()]), next_poll)
+    node.answer("POST", COUNTER, LOST, ok("p2"))
 
     async with negotiating(node, tmp_path / "agent.db"):
         await polls(node, 2)
 
     assert countered[0] == 2
+
+
+async def test_an_answer_that_takes_long_holds_the_next_poll_only_for_a_while(
+    node: ScriptedNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(negotiator_module, "HOLD_S", 0.1)
+    node.answer("GET", EVENTS, ok([proposal_event()]), Answer(408, {"message": "Timeout"}))
+    node.answer("POST", COUNTER, LOST)
+
+    async with negotiating(node, tmp_path / "agent.db"):
+        await polls(node, 2)
+        answered = node.count("POST", COUNTER)
+        async with asyncio.timeout(5):
+            while node.count("POST", COUNTER) == answered:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.01)
+
+
+async def test_what_the_requestor_refuses_is_not_said_again(
+    node: ScriptedNode, tmp_path: Path
+) -> None:
+    node.answer("GET", EVENTS, ok([proposal_event()]), Answer(408, {"message": "Timeout"}))
+    node.answer("POST", COUNTER, Answer(500, {"message": "refused", "code": "peer-error"}))
+
+    async with negotiating(node, tmp_path / "agent.db"):
+        await polls(node, 2)
+
+    assert node.count("POST", COUNTER) == 1

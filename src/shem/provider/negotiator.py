@@ -1,9 +1,10 @@
 """One offer: published, kept published, and negotiated (docs/protocol/provider-agent.md §4, §5).
 
-The rules decide; this loop only asks and answers. A poll acknowledges the events of the one before
-it, so all of them are answered, or written down, first: what dies with the agent is told again. An
-offer survives restarts of agent and node: the same text is not published twice, and one that the
-node no longer knows is published again.
+The rules decide; this loop only asks and answers. A poll acknowledges the events of the one before,
+so all of them are answered, or written down, first: what dies with the agent is told again. Only an
+answer that does not succeed is not waited for, since other requestors wait too. An offer survives
+restarts of agent and node: the same text is not published twice, and one that the node no longer
+knows is published again.
 """
 
 import asyncio
@@ -26,6 +27,8 @@ from shem.rest.models import AgreementEvent, NegotiationEvent, ProposalEvent
 
 EVENTS_TIMEOUT_S: Final = 20.0
 EVENTS_MAX: Final = 5
+HOLD_S: Final = 3.0
+"""How long an answer that does not succeed holds the next poll."""
 ANSWER_WITHIN_S: Final = 30.0
 WITHDRAW_TIMEOUT_S: Final = 2.0
 UNFINISHED: Final = "Negotiations aren't finished."
@@ -60,6 +63,10 @@ class Negotiator:
 
     async def run(self) -> None:
         """Keep the offer up and answer what comes, for ever."""
+        async with asyncio.TaskGroup() as answers:
+            await self._follow(answers)
+
+    async def _follow(self, answers: asyncio.TaskGroup) -> None:
         back_off = BackOff(self._world)
         self._subscription = await self._published_before()
         while not self._withdrawn:
@@ -78,9 +85,11 @@ class Negotiator:
                 await back_off.wait()
                 continue
             back_off.reset()
-            async with asyncio.TaskGroup() as answers:
-                for event in events:
-                    answers.create_task(self._answer(self._subscription, event))
+            tasks = [
+                answers.create_task(self._answer(self._subscription, event)) for event in events
+            ]
+            if tasks:
+                await asyncio.wait(tasks, timeout=HOLD_S)
 
     async def withdraw(self) -> None:
         """Take the offer back, if that is quickly done; otherwise it expires by itself."""

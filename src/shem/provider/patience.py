@@ -14,7 +14,9 @@ from shem.kernel.world import World
 from shem.rest.errors import ApiError, Disconnected
 
 FIRST_DELAY_S: Final = 0.25
-LAST_DELAY_S: Final = 10.0
+LAST_DELAY_S: Final = 2.0
+"""The node is on this machine: to ask it often costs nothing, and requestors wait."""
+REFUSED_BY_PEER: Final = "peer-error"
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -37,10 +39,13 @@ class BackOff:
 
 
 def is_fault(error: ApiError) -> bool:
-    """Whether an answer says that the node, not the question, is at fault."""
-    return error.status in (408, 429) or (
-        error.status >= 500 and "not found" not in str(error).lower()
-    )
+    """Whether an answer says that the node, not the question, is at fault.
+
+    What the other party's node refused it will refuse again.
+    """
+    if error.status < 500:
+        return error.status in (408, 429)
+    return error.code != REFUSED_BY_PEER and "not found" not in str(error).lower()
 
 
 async def until_answered(
