@@ -12,7 +12,7 @@ from typing import Any
 from shem.rest.client import RestClient
 from shem.rest.models import AgreementOperationEvent
 from shem.sdk.script import Command, Deploy, Run, Start, encode
-from tests.crash.history import SETTLED, Call, Facts, History
+from tests.crash.history import SETTLED, TOO_LATE, Call, Facts, History
 
 SCENE = """\
 centre -0.743643887037151 0.131825904205330
@@ -255,8 +255,13 @@ class Load:
         deadline = asyncio.get_running_loop().time() + within_s
         while True:
             call = await self.history.call(who, op, ask())
-            over = call.ok or (call.status and call.status < 500 and call.status != 408)
-            if over or asyncio.get_running_loop().time() > deadline:
+            refused = 400 <= call.status < 500 and call.status != 408
+            if (
+                call.ok
+                or refused
+                or TOO_LATE in call.text
+                or asyncio.get_running_loop().time() > deadline
+            ):
                 return call
             await asyncio.sleep(AWAY_PAUSE_S)
 

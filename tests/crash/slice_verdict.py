@@ -148,24 +148,23 @@ class Verdict:
     async def _activities_of(self, deal: Deal) -> None:
         ours = await self.requestor.activity.of_agreement(deal.agreement_id)
         theirs = await self.provider.activity.of_agreement(deal.agreement_id)
-        if set(ours) != set(theirs) or len(theirs) > 1:
+        if set(ours) - set(theirs) or len(theirs) > 1:
             self.wrong(f"deal {deal.agreement_id}: activities {ours} here, {theirs} there")
         if deal.activity_id is None:
+            for activity_id in theirs:  # it came too late for its creator
+                await self._until_terminated(activity_id, self.provider)
             return
         if deal.activity_id not in ours:
             self.wrong(f"activity {deal.activity_id} was acknowledged and is gone")
             return
         if deal.destroyed or deal.terminated:
-            await self._until_terminated(deal.activity_id)
+            await self._until_terminated(deal.activity_id, self.requestor, self.provider)
 
-    async def _until_terminated(self, activity_id: str) -> None:
+    async def _until_terminated(self, activity_id: str, *nodes: RestClient) -> None:
         deadline = time.monotonic() + AGREE_WITHIN_S
         while True:
-            found = [
-                (await rest.activity.state(activity_id)).current
-                for rest in (self.requestor, self.provider)
-            ]
-            if found == ["Terminated", "Terminated"]:
+            found = [(await node.activity.state(activity_id)).current for node in nodes]
+            if set(found) == {"Terminated"}:
                 return
             if time.monotonic() > deadline:
                 self.wrong(f"activity {activity_id} was ended, and is {found}")
