@@ -15,6 +15,7 @@ from starlette.routing import Route
 from shem.activity.eventlog import EVENTS_MAX, ProviderEvent
 from shem.activity.service import ActivityService
 from shem.activity.stream import frames
+from shem.api.activity_promises import PROMISES
 from shem.api.kit import (
     DEFAULT_TIMEOUT_S,
     Context,
@@ -22,6 +23,7 @@ from shem.api.kit import (
     Handler,
     json_reply,
     long_poll,
+    promise,
     query_float,
     query_int,
     query_text,
@@ -60,7 +62,7 @@ def routes(activity: ActivityService) -> list[Route]:
     api = _Api(activity)
     one = f"{BASE}/activity/{{activity_id}}"
     methods = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
-    return [
+    table = [
         route("GET", f"{BASE}/events", api.events),
         route("GET", f"{BASE}/_monitor", _later("_monitor")),
         route("POST", f"{BASE}/activity", _json(api.create)),
@@ -81,6 +83,8 @@ def routes(activity: ActivityService) -> list[Route]:
             for method in methods
         ),
     ]
+    promise(BASE, table, PROMISES)
+    return table
 
 
 def _json(served: Served) -> Handler:

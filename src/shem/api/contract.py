@@ -6,7 +6,7 @@ documented and what is understood are one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Annotated, Final, Generic, TypeVar
 
@@ -119,6 +119,10 @@ def node(name: str, about: str) -> Param[NodeId | None]:
             raise Framework("Query deserialize error: invalid format") from error
 
     return Param(name, about, {"type": "string", "pattern": "^0x[0-9a-fA-F]{40}$"}, read)
+
+
+def required(param: Param[T_co]) -> Param[T_co]:
+    return replace(param, required=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ are plain text, as yagna's framework answers them (docs/protocol/gsb-identity.md
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
@@ -113,6 +113,26 @@ def route(method: str, path: str, handler: Handler, promise: "Promise | None" = 
     made.methods = {method}
     made.promise = promise
     return made
+
+
+def open_route(
+    path: str,
+    answer: Callable[[Request], Awaitable[Response]],
+    promise: "Promise | None" = None,
+) -> Route:
+    """One GET that needs no application key (see `app.OPEN_PREFIXES`)."""
+    made = ApiRoute(path, answer, methods=["GET"], name=f"GET {path}")
+    made.methods = {"GET"}
+    made.promise = promise
+    return made
+
+
+def promise(base: str, routes: "list[Route]", table: "Mapping[tuple[str, str], Promise]") -> None:
+    """Give routes under `base` what the table promises by method and path."""
+    for made in routes:
+        if isinstance(made, ApiRoute):
+            for method in made.methods or ():
+                made.promise = table.get((method, made.path.removeprefix(base)), made.promise)
 
 
 async def _until_disconnect(request: Request, work: Awaitable[Response]) -> Response:

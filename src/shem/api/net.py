@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from typing import NoReturn, Protocol
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from shem.api.contract import NodeIdText, Promise
 from shem.api.kit import Context, json_reply, route
 from shem.kernel.errors import NotSupported
 
@@ -24,6 +26,15 @@ class Status(Protocol):
     def public_address(self) -> Address | None: ...
     @property
     def sessions(self) -> int: ...
+
+
+class NetStatus(msgspec.Struct, rename="camel"):
+    """Where this node can be found."""
+
+    node_id: NodeIdText
+    listen_ip: str | None
+    public_ip: str | None
+    sessions: int
 
 
 def _text(address: Address | None) -> str | None:
@@ -46,7 +57,8 @@ def routes(status: Callable[[], Status]) -> list[Route]:
     async def vpn(_request: Request, _who: Context) -> NoReturn:
         raise NotSupported("virtual private networks are not supported yet by this node")
 
-    tables = [route("GET", "/net-api/v2/net/status", get_status)]
+    told = Promise("This node on the net", {200: NetStatus})
+    tables = [route("GET", "/net-api/v2/net/status", get_status, told)]
     for base in ("/net-api/v1/net", "/net-api/v2/vpn/net"):
         for path in (base, base + "/{rest:path}"):
             tables += [route(method, path, vpn) for method in ("GET", "POST", "DELETE")]

@@ -18,6 +18,7 @@ from shem.api import activity as activity_api
 from shem.api import identity as identity_api
 from shem.api import market as market_api
 from shem.api import net as net_api
+from shem.api import openapi
 from shem.api import payment as payment_api
 from shem.api.app import build_app
 from shem.api.sessions import ClientSessions
@@ -30,6 +31,7 @@ from shem.identity.service import IdentityService
 from shem.kernel.caller import Assurance, Caller
 from shem.kernel.config import NodeConfig, parse_gsb_url
 from shem.kernel.tasks import TaskScope
+from shem.kernel.version import shem_version
 from shem.kernel.world import World
 from shem.market import agreement_states
 from shem.market.service import MarketService
@@ -140,6 +142,7 @@ async def running_node(
             *activity_api.routes(activity),
             *payment_api.routes(),
         ]
+        routes += openapi.routes(routes, shem_version())
         sessions = ClientSessions()
         sessions.on_gone(market.collector_gone)
         app = build_app(routes, identity.principal, sessions)
