@@ -52,6 +52,7 @@ def an_activity(name: str, role: Role = Role.PROVIDER, intent: str | None = None
         usage_ns=NOW_NS,
         destroy_ns=None,
         created_ns=NOW_NS,
+        state_ns=NOW_NS,
     )
 
 

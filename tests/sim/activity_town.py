@@ -215,6 +215,7 @@ class Node:
         )
         self.net.on_peer_up(outbox.peer_alive)
         self.net.on_peer_up(self.service.peer_alive)
+        self.net.on_lost(lambda node_id, _channel: self.service.peer_lost(node_id))
         await stack.enter_async_context(remote)
         await stack.enter_async_context(self.service)
         await stack.enter_async_context(self.net.net)

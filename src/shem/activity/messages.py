@@ -28,7 +28,9 @@ FEATURE_INTENT: Final = "activity.intent"
 """The peer answers a repeated CreateActivity (same `intentId`) with the same activity."""
 FEATURE_RESOLVE: Final = "activity.resolve-batch"
 """The peer answers a repeated Exec again, and ResolveBatch."""
-FEATURES: Final = frozenset({FEATURE_INTENT, FEATURE_RESOLVE})
+FEATURE_RESOLVE_INTENT: Final = "activity.resolve-intent"
+"""The peer answers ResolveIntent: which activity an intent made, or that it never will."""
+FEATURES: Final = frozenset({FEATURE_INTENT, FEATURE_RESOLVE, FEATURE_RESOLVE_INTENT})
 
 PUBLIC: Final = "/public/activity"
 LOCAL: Final = "/local/activity"
@@ -139,6 +141,13 @@ def parse_created(value: object) -> str:
     if not isinstance(found, str) or not 0 < len(found) <= ID_LENGTH_MAX:
         raise WireError("CreateActivity was answered without an activity id")
     return found
+
+
+def parse_resolved_intent(value: object) -> str | None:
+    """Read the reply of ResolveIntent: an activity id, or None for never."""
+    if not isinstance(value, dict) or "activityId" not in value:
+        raise WireError("ResolveIntent was not answered with `activityId`")
+    return None if value["activityId"] is None else parse_created(value)
 
 
 # --- building ---------------------------------------------------------------------------------

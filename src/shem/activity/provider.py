@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from shem.activity.eventlog import EventKind, append_event
+from shem.activity.intents import NEVER, Intent, IntentState, is_ruled_out, save_intent
 from shem.activity.messages import (
     LOCAL,
     PUBLIC,
@@ -42,7 +43,7 @@ from shem.kernel.ids import ActivityId, AgreementId
 from shem.kernel.times import NS_PER_S
 from shem.kernel.world import World, new_hex_id
 from shem.permissions import NODE, Action, decide
-from shem.store.unit import Store
+from shem.store.unit import Store, Unit
 
 DEFAULT_WAIT_S: Final = 30.0
 """Of a create or destroy that names no timeout."""
@@ -71,6 +72,7 @@ class ProviderServices:
     def bind(self, bus: Bus) -> list[Binding]:
         served: dict[str, Callable[[Call, Body], Awaitable[object]]] = {
             f"{PUBLIC}/CreateActivity": self._create,
+            f"{PUBLIC}/ResolveIntent": self._resolve_intent,
             f"{PUBLIC}/DestroyActivity": self._destroy,
             f"{PUBLIC}/GetActivityState": self._get_state,
             f"{PUBLIC}/GetActivityUsage": self._get_usage,
@@ -112,6 +114,7 @@ class ProviderServices:
                 )
                 if known is not None:
                     return known
+                await self._refuse_ruled_out(unit, agreement, intent_id)
             fresh = await self._market.agreement(agreement.agreement_id, Role.PROVIDER)
             state = agreement.state if fresh is None else fresh.state
             if state != APPROVED:
@@ -126,6 +129,37 @@ class ProviderServices:
             save_activity(unit, activity)
             append_event(unit, activity, EventKind.CREATE, activity.created_ns, pub_key)
         return activity
+
+    async def _refuse_ruled_out(self, unit: Unit, agreement: Agreement, intent_id: str) -> None:
+        """A create that comes after its intent was resolved comes too late."""
+        if await is_ruled_out(unit.fetch, agreement.provider, agreement.agreement_id, intent_id):
+            raise UsageError(f"Bad request: intent {intent_id} is {NEVER}")
+
+    async def _resolve_intent(self, call: Call, body: Body) -> object:
+        """Say which activity an intent made; once this says none, it never will make one."""
+        agreement_id, intent_id = body.text("agreementId"), body.text("intentId")
+        agreement = await self._market.agreement(agreement_id, Role.PROVIDER)
+        if agreement is None:
+            raise NotFound(f"Not found: {agreement_id}")
+        require(call.caller, Action.CREATE_ACTIVITY, agreement, self._now_ns())
+        async with self._store.unit(agreement.agreement_id) as unit:
+            known = await activity_of_intent(
+                unit.fetch, Role.PROVIDER, agreement.requestor, agreement.agreement_id, intent_id
+            )
+            if known is None:
+                ruled_out = Intent(
+                    intent_id=intent_id,
+                    identity=agreement.provider,
+                    agreement_id=AgreementId(agreement.agreement_id),
+                    provider=agreement.provider,
+                    state=IntentState.FAILED,
+                    activity_id=None,
+                    message=NEVER,
+                )
+                save_intent(unit, ruled_out, self._now_ns())
+        if known is not None and known.state.current is State.NEW and known.state.alive:
+            raise TimedOut("Timeout")  # it is being started: its own create decides
+        return {"activityId": None if known is None else known.activity_id}
 
     def _new_activity(self, agreement: Agreement, intent_id: str | None) -> Activity:
         now_ns = self._now_ns()

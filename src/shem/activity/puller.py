@@ -37,8 +37,10 @@ CATCH_UP_S: Final = 5.0
 STATE_TIMEOUT_S: Final = 5.0
 BACKOFF_MIN_S: Final = 0.5
 BACKOFF_MAX_S: Final = 30.0
-PULLS_MAX: Final = 64
-"""Long polls under way at once; further batches wait for their turn."""
+CATCH_UPS_MAX: Final = 16
+"""Polls for what was missed under way at once, oldest batch first: their answers may be large."""
+LONG_POLLS_MAX: Final = 4_096
+"""Polls that wait for the next result; further batches wait for their turn."""
 
 
 class Puller:
@@ -57,13 +59,23 @@ class Puller:
         self._world = world
         self._scope: TaskScope | None = None
         self._pulls: dict[tuple[str, str], _Pull] = {}
-        self._slots = asyncio.Semaphore(PULLS_MAX)
+        self._catch_ups = asyncio.Semaphore(CATCH_UPS_MAX)
+        self._long_polls = asyncio.Semaphore(LONG_POLLS_MAX)
+        self._has_more = False
+        """Whether there are open batches that nobody pulls yet."""
 
     async def start(self, scope: TaskScope) -> None:
         """Take up the unfinished batches of an earlier run."""
         self._scope = scope
-        for batch in await ledger.load_open(self._store.fetch):
-            self.watch(batch)
+        await self._take_up()
+
+    async def _take_up(self) -> None:
+        """Pull the oldest open batches, as many as are looked at together."""
+        batches = await ledger.load_open(self._store.fetch)
+        self._has_more = len(batches) >= ledger.OPEN_MAX
+        for batch in batches:
+            if (batch.activity_id, batch.batch_id) not in self._pulls:
+                self.watch(batch)
 
     def peer_alive(self, node_id: NodeId) -> None:
         """A sign of life: those who wait for this peer try again now."""
@@ -92,6 +104,8 @@ class Puller:
             log.warning("batch.pull_stopped", batch=batch.batch_id, reason=error.message)
         finally:
             del self._pulls[batch.activity_id, batch.batch_id]
+        if self._has_more and len(self._pulls) < ledger.OPEN_MAX // 2:
+            await self._take_up()
 
     async def _pull_to_the_end(self, activity: Activity, batch: Batch, pull: "_Pull") -> None:
         backoff_s = BACKOFF_MIN_S
@@ -99,7 +113,7 @@ class Puller:
         while batch.pullable:
             pull.wake.clear()
             try:
-                async with self._slots:
+                async with self._long_polls if waiting else self._catch_ups:
                     before, started = batch.stored, self._world.clock.monotonic()
                     batch = await self.pull(activity, batch, LONG_POLL_S if waiting else 0.0)
                 brief = self._world.clock.monotonic() - started < BACKOFF_MIN_S

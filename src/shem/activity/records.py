@@ -130,6 +130,32 @@ async def alive_activities(fetch: Fetch, role: Role) -> list[Activity]:
     return [_activity(row) for row in rows]
 
 
+async def alive_at(
+    fetch: Fetch, provider: str, after: tuple[int, str], most: int
+) -> list[Activity]:
+    """Return the requestor's living activities at a provider, oldest first, after a cursor."""
+    rows = await fetch(
+        "SELECT * FROM activity WHERE role = 'Requestor' AND state <> 'Terminated'"
+        " AND provider = :provider AND (created_ns > :ns OR created_ns = :ns AND activity_id > :id)"
+        " ORDER BY created_ns, activity_id LIMIT :most",
+        provider=provider,
+        ns=after[0],
+        id=after[1],
+        most=most,
+    )
+    return [_activity(row) for row in rows]
+
+
+async def providers_of_alive(fetch: Fetch) -> list[NodeId]:
+    """Return the providers of this node's living activities as requestor."""
+    rows = await fetch(
+        "SELECT DISTINCT provider FROM activity WHERE role = 'Requestor'"
+        " AND state <> 'Terminated' LIMIT :most",
+        most=ACTIVITIES_MAX,
+    )
+    return [NodeId(row["provider"]) for row in rows]
+
+
 async def activity_of_intent(
     fetch: Fetch, role: Role, requestor: str, agreement_id: str, intent_id: str
 ) -> Activity | None:

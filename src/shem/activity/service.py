@@ -28,13 +28,14 @@ from shem.activity.records import (
     roles_of,
 )
 from shem.activity.results import Result
+from shem.activity.resync import Resync
 from shem.activity.script import parse_script
 from shem.activity.standing import Standings
 from shem.activity.states import ActivityState, parse_state
 from shem.activity.watch import Watch
 from shem.bus.router import Binding, Bus
 from shem.kernel.caller import Caller
-from shem.kernel.errors import Denied, NotFound, PeerError, UsageError
+from shem.kernel.errors import Denied, NotFound, PeerError, TimedOut, Unreachable, UsageError
 from shem.kernel.ids import ActivityId, BatchId, NodeId
 from shem.kernel.tasks import TaskScope
 from shem.kernel.world import World, new_hex_id
@@ -82,6 +83,7 @@ class ActivityService:
         self._puller = Puller(store, peers, world, self._agreement_over)
         self._reading = Reading(store, peers, self._work, self._puller, world)
         self._creator = Creator(store, peers, world)
+        self._resync = Resync(store, self._reading, self._creator, world)
         self._destroyer = Destroyer(
             store, peers, outbox, work=self._work, puller=self._puller, world=world
         )
@@ -98,6 +100,7 @@ class ActivityService:
         self._bindings = self._services.bind(self._bus)
         self._guard.install()
         await self._puller.start(self._scope)
+        await self._resync.start(self._scope)
         self._scope.spawn(self._monitor.run(), "activity monitor")
         return self
 
@@ -109,6 +112,11 @@ class ActivityService:
     def peer_alive(self, node_id: NodeId) -> None:
         """A peer showed up: what waits for it goes on."""
         self._puller.peer_alive(node_id)
+        self._resync.peer_changed(node_id)
+
+    def peer_lost(self, node_id: NodeId) -> None:
+        """The way to a peer broke: what may have been missed is asked for until it is known."""
+        self._resync.peer_changed(node_id)
 
     def _agreement_ended(self, agreement_id: str) -> None:
         if self._bindings and self._scope.size < ENDED_AT_ONCE_MAX:
@@ -166,7 +174,11 @@ class ActivityService:
                 f"Bad request: Agreement {agreement_id} is not Approved."
                 f" Current state: {agreement.state}"
             )
-        return await self._creator.create(agreement, pub_key, intent_id, timeout_s)
+        try:
+            return await self._creator.create(agreement, pub_key, intent_id, timeout_s)
+        except (TimedOut, Unreachable):
+            self._resync.peer_changed(agreement.provider)
+            raise
 
     async def destroy(self, caller: Caller, activity_id: str, timeout_s: float) -> None:
         """End an activity; accepted also while its provider is away."""

@@ -23,6 +23,8 @@ from shem.sdk.session import Session
 from shem.sdk.steps import submit_step
 
 READY: Final = "Ready"
+CODE_NEVER_MADE: Final = "create-never"
+"""The provider noted that it will not make this intent's activity."""
 CREATE_TIMEOUT_S: Final = 30.0
 START_TIMEOUT_S: Final = 300.0
 """For deploy (the provider fetches the package) and start."""
@@ -93,6 +95,9 @@ async def _create(session: Session, agreement_id: str) -> str:
             )
         except (ApiError, Disconnected) as error:
             cause = error
+        if isinstance(cause, ApiError) and cause.code == CODE_NEVER_MADE:
+            intent_id = new_hex_id(session.world.rng)
+            continue
         if not passing(cause) or not await pauses.next():
             raise explain(cause) from cause
         if isinstance(cause, Disconnected) and not cause.sent:
