@@ -123,6 +123,7 @@ async def running_node(
             world=world,
         )
         net.on_peer_up(activity.peer_alive)
+        net.on_lost(lambda peer, _channel: activity.peer_lost(peer))
         local = LocalServices(bus, net, identity, stop=stop.set, world=world)
         acquaintances = Acquaintances(net, store, world)
 
