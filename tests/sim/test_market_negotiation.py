@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shem.kernel.errors import Conflict, Gone, NotFound, PeerError, UsageError
 from shem.market.ids import Role
+from shem.market.messages import DISCOVERY
 from shem.net.memory import MemoryFabric
 from tests.sim.market_pair import (
     OFFER_CONSTRAINTS,
@@ -117,6 +119,20 @@ async def test_withdrawn_offer_is_forgotten_by_others(pair: Pair) -> None:
         await requestor.counter(Role.REQUESTOR, demand, event["proposal"]["proposalId"])
     with pytest.raises(Gone, match="already unsubscribed"):
         await provider.market.unsubscribe(provider.who, "offer", offer)
+
+
+async def test_an_offer_is_given_to_others_but_not_to_its_own_node(pair: Pair) -> None:
+    requestor, provider = pair
+    demand = await requestor.seek()
+    offer = await provider.publish()
+    [_] = await requestor.events("demand", demand)
+
+    async def asked(side: Side, other: Side) -> Any:
+        address = f"/from/{side.node_id}/to/{other.node_id}{DISCOVERY}/Get"
+        return await side.bus.request(side.who, address, {"offerIds": [offer]}, timeout_s=5)
+
+    assert [row["id"] for row in await asked(requestor, provider)] == [offer]
+    assert await asked(provider, requestor) == []
 
 
 async def _until_gone(side: Side, offer: str) -> None:

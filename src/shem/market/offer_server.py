@@ -1,7 +1,8 @@
 """What other nodes may ask about Offers: `Get` by id, `Query` page by page.
 
 docs/protocol/market.md §5.2. Offers are public; anyone is answered. Every node answers for the
-Offers it has announced, whoever issued them.
+Offers it has announced, whoever issued them, but nobody is given his own: a legacy node that lost
+its Offers would take them back, and accept counters for which no program of it listens any more.
 """
 
 import struct
@@ -12,6 +13,7 @@ from shem.kernel import times
 from shem.kernel.errors import PeerError, ShemError, UsageError
 from shem.market.context import Context
 from shem.market.messages import DISCOVERY, OfferIds, Query, decode, encode
+from shem.market.records import OFFER
 from shem.market.subscription_rows import load_subscription, page_of_offers
 from shem.wire.flexbuffers import Blob, as_bytes
 
@@ -25,12 +27,13 @@ def serve(context: Context) -> None:
     """Bind the public endpoints."""
 
     async def get(call: Call, body: object) -> object:
-        del call
         now_ns = context.now_ns()
         found = []
         for offer_id in decode(OfferIds, body).offer_ids[:GET_MAX]:
             offer = await load_subscription(context.store.fetch, offer_id)
-            if offer is not None and offer.kind == "offer" and offer.is_active(now_ns):
+            if offer is None or offer.kind != OFFER or not offer.is_active(now_ns):
+                continue
+            if offer.own or offer.identity != call.caller.node_id:
                 found.append(encode(offer.as_offer_row()))
         return found
 
