@@ -230,15 +230,14 @@ async def test_terminate_stops_what_runs_and_starts_afresh(site: Site) -> None:
         assert "never" not in site.ledger()
 
 
-async def test_what_is_not_built_fails_clearly(site: Site) -> None:
+async def test_signing_needs_an_enclave_and_says_so(site: Site) -> None:
     async with site.daemon() as daemon:
         await site.start()
         await daemon.unit_is_bound()
 
-        results = await daemon.run("b1", *SETUP, {"transfer": {"from": "a", "to": "b"}})
-        [signed] = await daemon.run("b2", {"sign": {}})
+        [signed] = await daemon.run("b1", {"sign": {}})
 
-        assert "not supported yet" in results[-1]["message"]
+        assert signed["result"] == "Error"
         assert "signing not supported" in signed["message"]
 
 

@@ -35,6 +35,10 @@ def script(*runs: tuple[str, ...], setup: bool = False) -> Script:
     return parse_script(before + commands)
 
 
+async def no_files(*_: object) -> None:
+    raise AssertionError("no script here moves files")
+
+
 class Place:
     """A work directory and the engines that run in it, one after another."""
 
@@ -54,7 +58,7 @@ class Place:
         runtime = WasmRuntime(self.work_dir, world.rng, Limits())
         engine = Engine(
             journal=Journal(self.work_dir / "journal"),
-            performer=Performer(runtime, image, world),
+            performer=Performer(runtime, fetch_image=image, move_files=no_files, world=world),
             world=world,
             scope=scope,
         )

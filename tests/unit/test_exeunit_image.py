@@ -8,9 +8,13 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from shem.exeunit import image as image_module
-from shem.exeunit.image import fetch_image, parse_task_package
+from shem.exeunit.image import Images, cache_name, parse_task_package
 from shem.exeunit.runtimes.base import RuntimeFault
-from shem.kernel.world import SeededRng
+from shem.exeunit.transfer import mover as mover_module
+from shem.exeunit.transfer import web as web_module
+from shem.exeunit.transfer.mover import Mover
+from shem.kernel.errors import Unreachable
+from shem.kernel.world import SeededRng, World
 
 DATA = b"an image" * 1000
 HASH = hashlib.sha3_224(DATA).hexdigest()
@@ -20,9 +24,9 @@ HASH = hashlib.sha3_224(DATA).hexdigest()
 def test_hash_prefixes(prefix: str) -> None:
     source = parse_task_package(f"{prefix}{HASH}:http://host/dir/a.b.zip")
 
-    assert source.digest.hex() == HASH
+    assert source.digest is not None and source.digest.hex() == HASH
     assert source.url == "http://host/dir/a.b.zip"
-    assert source.cache_name == f"a_{HASH}.b.zip"
+    assert cache_name(source) == f"a_{HASH}.b.zip"
 
 
 @pytest.mark.parametrize(
@@ -32,8 +36,9 @@ def test_hash_prefixes(prefix: str) -> None:
         ("", "Missing hash"),
         (f"hash:md5:{HASH}:http://host/x", "not SHA-3"),
         (f"hash:sha3:{HASH[:-2]}:http://host/x", "not SHA-3"),
-        (f"hash:sha3:{HASH}:gftp://0x00/abc", "gftp: are not supported yet"),
-        (f"hash:sha3:{HASH}:container:/x", "not supported yet"),
+        (f"hash:sha3:{HASH}:ftp://host/abc", "ftp: are not supported"),
+        (f"hash:sha3:{HASH}:container:/x", "cannot come from inside"),
+        (f"hash:sha3:{HASH}:http://[", "not a URL"),
     ],
 )
 def test_unusable_task_packages(text: str, message: str) -> None:
@@ -41,9 +46,29 @@ def test_unusable_task_packages(text: str, message: str) -> None:
         parse_task_package(text)
 
 
+@pytest.fixture(autouse=True)
+def loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let images come from this machine, and let retries not wait."""
+    monkeypatch.setenv("SHEM_PRIVATE_TRANSFERS", "yes")
+    monkeypatch.setattr(mover_module, "RETRY_PAUSES_S", (0.0, 0.0))
+
+
+class NoBus:
+    """A bus without a node."""
+
+    async def call(self, address: str, data: bytes, *, timeout_s: float) -> bytes:
+        del data, timeout_s
+        raise Unreachable(f"no node here for {address}")
+
+
+def nobody(done: int, total: int | None) -> None:
+    """Hear of progress that nobody asked for."""
+
+
 async def fetch(url: str, cache: Path, *allowed: Path, digest: str = HASH) -> Path:
     source = parse_task_package(f"hash:sha3:{digest}:{url}")
-    return await fetch_image(source, cache, allowed, SeededRng(7))
+    images = Images(cache, Mover(NoBus(), World()), SeededRng(7), allowed)
+    return (await images.fetch(source, nobody))[0]
 
 
 async def test_allowed_file_is_copied_to_the_cache(tmp_path: Path) -> None:
@@ -103,20 +128,20 @@ async def test_download_over_http(tmp_path: Path) -> None:
     try:
         kept = await fetch(str(server.make_url("/a.zip")), tmp_path)
         assert kept.read_bytes() == DATA
-        with pytest.raises(RuntimeFault, match="cannot be downloaded"):
+        with pytest.raises(RuntimeFault, match="the server answers 404"):
             await fetch(str(server.make_url("/other")), tmp_path, digest="00" * 28)
     finally:
         await server.close()
 
 
 async def test_download_is_tried_again_after_a_server_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(image_module, "RETRY_DELAY_S", 0.0)
     answers = iter([500, 503, 200])
 
-    async def handler(_: web.Request) -> web.Response:
-        return web.Response(body=DATA, status=next(answers))
+    async def handler(request: web.Request) -> web.Response:
+        status = next(answers) if request.method == "GET" else 500
+        return web.Response(body=DATA, status=status)
 
     server = await serve(handler)
     try:
@@ -135,3 +160,34 @@ async def test_image_that_is_too_large_is_cut_off(
 
     with pytest.raises(RuntimeFault, match="larger than 100"):
         await fetch((tmp_path / "a.zip").as_uri(), tmp_path / "cache", tmp_path)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "10.1.2.3", "[::1]", "169.254.169.254"])
+async def test_an_image_from_the_providers_own_network_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.delenv("SHEM_PRIVATE_TRANSFERS")
+
+    with pytest.raises(RuntimeFault, match="is not on the internet"):
+        await fetch(f"http://{host}:9/a.zip", tmp_path)
+
+
+async def test_a_redirect_into_the_providers_own_network_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first address counts as the internet here, the one that it leads to does not."""
+    public = web_module._require_public
+
+    async def handler(_: web.Request) -> web.Response:
+        raise web.HTTPFound(f"http://127.0.0.2:{server.port}/a.zip")
+
+    server = await serve(handler)
+    monkeypatch.delenv("SHEM_PRIVATE_TRANSFERS")
+    monkeypatch.setattr(
+        web_module, "_require_public", lambda host: host == "127.0.0.1" or public(host)
+    )
+    try:
+        with pytest.raises(RuntimeFault, match=r"127\.0\.0\.2 is not on the internet"):
+            await fetch(f"http://127.0.0.1:{server.port}/a.zip", tmp_path)
+    finally:
+        await server.close()

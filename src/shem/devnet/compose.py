@@ -282,6 +282,7 @@ class Devnet:
             "DATA_DIR": str(directory / "data"),
             "NODE_NAME": "devnet-provider",
             "SUBNET": SUBNET,
+            "SHEM_PRIVATE_TRANSFERS": "yes",  # the package is served on loopback
         }
 
         async def ready() -> bool:

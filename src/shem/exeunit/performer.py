@@ -5,17 +5,17 @@ RuntimeFault is the requestor's.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
 from shem.exeunit.capture import CAPTURE_SIZE_MAX
-from shem.exeunit.commands import CaptureMode, Command, Kind
+from shem.exeunit.commands import CaptureMode, Command, Kind, TransferSpec
 from shem.exeunit.events import EventLog
 from shem.exeunit.feeds import OutputFeed, ProgressFeed
 from shem.exeunit.results import Outcome
-from shem.exeunit.runtimes.base import Runtime, RuntimeFault, Stopped
+from shem.exeunit.runtimes.base import Runtime, RuntimeFault, Stopped, Volume
 from shem.kernel.world import World
 
 SIGN_REFUSED: Final = (
@@ -25,14 +25,23 @@ EVERYTHING: Final = CaptureMode(stream=True)
 """Of commands other than run, all output is kept and shown (§8.4)."""
 
 FetchImage = Callable[[ProgressFeed], Awaitable[Path | None]]
+MoveFiles = Callable[[TransferSpec, Sequence[Volume], ProgressFeed], Awaitable[None]]
 
 
 class Performer:
     """Performs the commands of one activity; the core sees to it that they do not overlap."""
 
-    def __init__(self, runtime: Runtime, fetch_image: FetchImage, world: World) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        fetch_image: FetchImage,
+        move_files: MoveFiles,
+        world: World,
+    ) -> None:
         self._runtime = runtime
         self._fetch_image = fetch_image
+        self._move_files = move_files
         self._world = world
         self._cutting: asyncio.Timeout | None = None
         """The scope of a command that waits on the outside, to cut it short."""
@@ -80,7 +89,10 @@ class Performer:
             case Kind.RUN:
                 return await self._runtime.run(command, stdout, stderr)
             case Kind.TRANSFER:
-                raise RuntimeFault("transfer is not supported yet by this ExeUnit")
+                assert command.transfer is not None
+                async with self._cuttable():
+                    volumes = await self._runtime.volumes()
+                    await self._move_files(command.transfer, volumes, progress)
             case Kind.SIGN:
                 raise RuntimeFault(SIGN_REFUSED)
             case Kind.TERMINATE:

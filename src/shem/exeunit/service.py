@@ -18,12 +18,14 @@ from shem.exeunit.core import State
 from shem.exeunit.endpoints import Endpoints
 from shem.exeunit.engine import Engine
 from shem.exeunit.feeds import ProgressFeed
-from shem.exeunit.image import allowed_directories, fetch_image, parse_task_package
+from shem.exeunit.image import Images, allowed_directories, parse_task_package
 from shem.exeunit.journal import Journal
 from shem.exeunit.performer import Performer
 from shem.exeunit.reports import Reports
 from shem.exeunit.runtimes.base import Limits, Runtime
 from shem.exeunit.runtimes.choice import RuntimeChoice
+from shem.exeunit.transfer.mover import Mover
+from shem.exeunit.transfer.service import Transfers, clear_staging
 from shem.exeunit.usage import Usage, measure_directory_gib
 from shem.kernel.config import parse_gsb_url
 from shem.kernel.errors import ShemError
@@ -43,6 +45,7 @@ EXPIRY_CHECK_S: Final = 30.0
 """The wall clock may be set: look again now and then."""
 _GIB: Final = 1 << 30
 
+FROM_CACHE: Final = "Deployed image from cache"
 FINISHED: Final = "Finished"
 """The cause when the activity had ended before: only the last word was missing."""
 
@@ -69,6 +72,7 @@ class ExeUnit:
         self._setup = setup
         self._world = world
         self._terms = load_terms(setup.agreement_file)
+        self._stored_gib = 0.0
         self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def end(self, cause: str) -> None:
@@ -83,8 +87,9 @@ class ExeUnit:
         scope = TaskScope()
         async with client, scope:
             runtime = self._runtime(scope)
-            engine = self._engine(runtime, scope)
+            engine = self._engine(runtime, Mover(client, self._world), scope)
             await engine.open()
+            await asyncio.to_thread(clear_staging, setup.work_dir)
             log.info("exeunit.up", activity=setup.activity_id, state=str(engine.core.state))
             await self._serve_on(client, engine, runtime, scope)
 
@@ -142,13 +147,16 @@ class ExeUnit:
             except (TimeoutError, ShemError) as error:
                 log.debug("exeunit.not_unbound", reason=str(error))
 
-    def _engine(self, runtime: Runtime, scope: TaskScope) -> Engine:
-        return Engine(
-            journal=Journal(self._setup.work_dir / JOURNAL_NAME),
-            performer=Performer(runtime, self._fetch_image, self._world),
+    def _engine(self, runtime: Runtime, mover: Mover, scope: TaskScope) -> Engine:
+        transfers = Transfers(self._setup.work_dir, mover, self._world.rng, self._space_left)
+        performer = Performer(
+            runtime,
+            fetch_image=lambda progress: self._fetch_image(mover, progress),
+            move_files=transfers.perform,
             world=self._world,
-            scope=scope,
         )
+        journal = Journal(self._setup.work_dir / JOURNAL_NAME)
+        return Engine(journal=journal, performer=performer, world=self._world, scope=scope)
 
     def _runtime(self, scope: TaskScope) -> Runtime:
         terms = self._terms
@@ -159,13 +167,21 @@ class ExeUnit:
         )
         return self._setup.runtime.make(self._setup.work_dir, limits, self._world, scope)
 
-    async def _fetch_image(self, progress: ProgressFeed) -> Path | None:
-        del progress
-        if self._terms.task_package is None or self._setup.runtime.manages_image:
+    async def _fetch_image(self, mover: Mover, progress: ProgressFeed) -> Path | None:
+        package = self._terms.task_package
+        if package is None or self._setup.runtime.manages_image:
             return None
-        source = parse_task_package(self._terms.task_package)
-        directories = allowed_directories()
-        return await fetch_image(source, self._setup.cache_dir, directories, self._world.rng)
+        images = Images(self._setup.cache_dir, mover, self._world.rng, allowed_directories())
+        path, was_there = await images.fetch(parse_task_package(package), progress)
+        if was_there:
+            progress.say(FROM_CACHE)
+        return path
+
+    def _space_left(self) -> int | None:
+        """Return how many bytes the activity may still store, as far as was last seen."""
+        if self._terms.storage_gib is None:
+            return None
+        return int((self._terms.storage_gib - self._stored_gib) * _GIB)
 
     async def _watch_usage(self, usage: Usage, engine: Engine) -> None:
         """Keep checkpoints of the usage, and end when a limit is exceeded."""
@@ -186,7 +202,8 @@ class ExeUnit:
         clock = self._world.clock
         while True:
             started_s = clock.monotonic()
-            usage.storage_gib = await asyncio.to_thread(measure_directory_gib, self._setup.work_dir)
+            stored_gib = await asyncio.to_thread(measure_directory_gib, self._setup.work_dir)
+            self._stored_gib = usage.storage_gib = stored_gib
             took_s = clock.monotonic() - started_s
             await clock.sleep(max(STORAGE_PERIOD_S, STORAGE_PAUSE * took_s))
 

@@ -21,9 +21,9 @@ from shem.kernel.world import World
 OFFER_TEMPLATE: Final[dict[str, Any]] = {
     "properties": {
         "golem.com.usage.vector": list(COUNTERS),
-        "golem.activity.caps.transfer.protocol": ["http", "https"],
-        "golem.activity.caps.transfer.report-progress": False,
-        "golem.activity.caps.deploy.report-progress": False,
+        "golem.activity.caps.transfer.protocol": ["http", "https", "gftp"],
+        "golem.activity.caps.transfer.report-progress": True,
+        "golem.activity.caps.deploy.report-progress": True,
         "golem.runtime.capabilities": [],
     },
     "constraints": "",
