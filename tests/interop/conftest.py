@@ -62,5 +62,5 @@ async def shared_town(loopback_only, tmp_path_factory):
 @pytest_asyncio.fixture(loop_scope="module")
 async def town(shared_town):
     """The module's town, whole again whatever the test before did to it."""
-    await shared_town.all_up()
+    await shared_town.whole_again()
     return shared_town

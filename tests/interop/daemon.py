@@ -24,6 +24,7 @@ from shem.kernel.world import SystemRng
 START_S = 40
 CLI_S = 40
 STOP_S = 15
+PASSED_ON = ("PATH", "LANG", "TERM", "PYTHONPATH", "SHEM_LOG_LEVEL")
 
 
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
@@ -44,6 +45,7 @@ class Daemon(ABC):
     enter: tuple[str, ...] = ()
     """What comes before the program, to run it elsewhere."""
     process: asyncio.subprocess.Process | None = None
+    starts: int = 0
 
     def __post_init__(self) -> None:
         self.datadir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -72,7 +74,7 @@ class Daemon(ABC):
 
     @property
     def env(self) -> dict[str, str]:
-        env = {name: os.environ[name] for name in ("PATH", "LANG", "TERM") if name in os.environ}
+        env = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         env |= {
             "HOME": str(self.datadir),
             "YAGNA_DATADIR": str(self.datadir),
@@ -96,6 +98,7 @@ class Daemon(ABC):
 
     async def start(self) -> None:
         """Start and wait until its REST server is up, which comes last."""
+        self.starts += 1
         with self.log_path.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 *self.enter,
@@ -137,11 +140,11 @@ class Daemon(ABC):
 
     async def cli(self, *arguments: str) -> object:
         """Run a command of the program against the daemon; return its JSON."""
-        code, stdout, stderr = await self._run(*arguments, "--json")
+        code, stdout, stderr = await self.run(*arguments, "--json")
         assert code == 0, f"{self.program.name} {' '.join(arguments)}: {stderr}"
         return json.loads(stdout) if stdout.strip() else None
 
-    async def _run(self, *arguments: str) -> tuple[int, str, str]:
+    async def run(self, *arguments: str) -> tuple[int, str, str]:
         command = await asyncio.create_subprocess_exec(
             *self.enter,
             self.program,

@@ -24,7 +24,8 @@ from tests.interop.daemon import Daemon
 
 T = TypeVar("T")
 
-POLL_S = 20.0
+POLL_S = 10.0
+POLLS = 4
 BACK_S = 30.0
 PAUSE_S = 0.1
 SESSION = "interop"
@@ -127,10 +128,9 @@ class Deal:
     async def demand(self) -> None:
         self.demand_id = await self.requestor.market.demands.publish(*self.wants)
 
-    async def match(self) -> str:
+    async def match(self) -> None:
         """Wait for the offer to be proposed by the requestor's market."""
         self.initial = await proposal(self.requestor.market.demands, self.demand_id)
-        return self.initial
 
     async def counter(self) -> None:
         """Counter the initial proposal; the provider's node is told in the background."""
@@ -160,7 +160,7 @@ class Deal:
 
     async def proposed(self) -> None:
         """Wait for the agreement at the provider."""
-        for _ in range(10):
+        for _ in range(POLLS):
             events = await self.provider.market.offers.events(self.offer_id, timeout_s=POLL_S)
             for event in events:
                 if not isinstance(event, AgreementEvent):
@@ -169,13 +169,29 @@ class Deal:
                     return
         raise AssertionError("the provider never heard of the agreement")
 
-    async def approve(self) -> None:
+    async def approve(self, timeout_s: float = POLL_S) -> None:
         await self.provider.market.agreements.approve(
-            self.agreement_id, app_session_id=SESSION, timeout_s=POLL_S
+            self.agreement_id, app_session_id=SESSION, timeout_s=timeout_s
         )
 
     async def wait(self) -> None:
         await self.requestor.market.agreements.wait(self.agreement_id, timeout_s=POLL_S)
+
+    def steps(self) -> tuple[Callable[[], Awaitable[None]], ...]:
+        """Return all steps from the demand to the agreement in force."""
+        return (
+            self.demand,
+            self.match,
+            self.counter,
+            self.heard,
+            self.answer,
+            self.answered,
+            self.create,
+            self.confirm,
+            self.proposed,
+            self.approve,
+            self.wait,
+        )
 
     async def to_draft(self) -> None:
         """Come to where an agreement can be made; a published offer is used again."""
@@ -222,7 +238,7 @@ def told(event: AgreementOperationEvent) -> tuple[str, str | None, Any]:
 
 async def proposal(side: Any, subscription_id: str, of: str = "") -> str:
     """Wait for a proposal on a subscription: for any, or for one that the other side named `of`."""
-    for _ in range(10):
+    for _ in range(POLLS):
         for event in await side.events(subscription_id, timeout_s=POLL_S):
             if isinstance(event, ProposalEvent):
                 found = event.proposal.proposal_id
@@ -233,7 +249,7 @@ async def proposal(side: Any, subscription_id: str, of: str = "") -> str:
 
 async def rejection(side: Any, subscription_id: str, of: str) -> ProposalRejectedEvent:
     """Wait for the rejection of a proposal that its own node names `of`."""
-    for _ in range(10):
+    for _ in range(POLLS):
         for event in await side.events(subscription_id, timeout_s=POLL_S):
             if isinstance(event, ProposalRejectedEvent) and event.proposal_id == of:
                 return event

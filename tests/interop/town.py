@@ -4,6 +4,7 @@ A provider's offer is used by one test after another, since a yagna takes five s
 one; every test has its own demand. Tests may kill what they like: it is up again for the next.
 """
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import pytest
 from shem.kernel.world import World
 from shem.relay.service import Relay
 from tests.interop.daemon import Daemon
-from tests.interop.deal import Deal, Party
+from tests.interop.deal import Deal, Party, until
 from tests.interop.our_node import our_node
 from tests.interop.real_yagna import RealYagna, real_yagna
 
@@ -38,6 +39,7 @@ class Town:
     parties: dict[str, Party]
     _offers: dict[str, tuple[str, str]] = field(default_factory=dict)
     _subnets: int = 0
+    _starts: list[int] = field(default_factory=list)
 
     @property
     def yagna(self) -> RealYagna:
@@ -53,10 +55,31 @@ class Town:
         self._subnets += 1
         return f"subnet{self._subnets}"
 
-    async def all_up(self) -> None:
+    async def whole_again(self) -> None:
+        """Have all daemons up, and those that were restarted known to each other."""
         for party in self.parties.values():
             if not party.daemon.is_running:
                 await party.back()
+        starts = [party.daemon.starts for party in self.parties.values()]
+        if starts != self._starts:
+            self._starts = starts
+            await self.meet_again(self.parties[SHEM], self.parties[YAGNA])
+
+    async def meet_again(self, back: Party, other: Party) -> tuple[float, float]:
+        """Wait until a node that was restarted reaches the other, and the other it.
+
+        Return the seconds that each took. The first message that a yagna sends on a connection from
+        before is lost: it is the answer to our node's greeting, or to this ping (net.md §8.3).
+        """
+        return await self._reach(back, other), await self._reach(other, back)
+
+    async def _reach(self, caller: Party, called: Party) -> float:
+        async def reaches() -> bool:
+            ping = ("net", "ping", called.daemon.node_id, "--json")
+            code, out, _ = await caller.daemon.run(*ping)
+            return code == 0 and [row["ping (tcp)"] for row in json.loads(out)] != [None]
+
+        return await until(reaches)
 
     async def deal(self, pair: tuple[str, str], *, expires_s: float = 3600) -> Deal:
         """Return a deal on the provider's standing offer, which is published when it has none."""
