@@ -46,7 +46,8 @@ log = structlog.get_logger()
 
 CONNECT_TIMEOUT_S: Final = 3.0
 BACK_OFF_FIRST_S: Final = 0.1
-BACK_OFF_LAST_S: Final = 2.0
+BACK_OFF_LAST_S: Final = 0.5
+"""The router is on this machine: an ExeUnit is back soon after its node."""
 REGISTER_AGAIN_S: Final = 1.0
 """After a conflict on reconnection: the router has yet to notice that the old one is dead."""
 PING_INTERVAL_S: Final = 10.0
