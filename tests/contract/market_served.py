@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from shem.api import market as market_api
 from shem.api.app import build_app
 from shem.api.sessions import ClientSessions
-from shem.identity.service import Principal
+from shem.identity.records import Principal
 from shem.kernel.ids import NodeId
 from shem.node.http import serving
 from tests.sim.market_pair import Side

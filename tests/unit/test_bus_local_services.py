@@ -8,7 +8,7 @@ import pytest
 
 from shem.bus.remote import RemoteBus
 from shem.bus.router import Bus
-from shem.bus.types import LOCAL_CALLER, GsbError, RemoteError
+from shem.bus.types import LOCAL_CALLER, Call, GsbError, RemoteError
 from shem.identity.keys import recover
 from shem.identity.service import IdentityService
 from shem.kernel.config import NodeConfig
@@ -46,7 +46,7 @@ async def node(tmp_path: Path) -> AsyncIterator[SimpleNamespace]:
         async def ask(address: str, body: object) -> object:
             return await bus.request(LOCAL_CALLER, f"/local/{address}", body, timeout_s=5)
 
-        yield SimpleNamespace(ask=ask, stop=stop, fabric=fabric)
+        yield SimpleNamespace(ask=ask, bus=bus, stop=stop, fabric=fabric)
 
 
 async def test_the_default_identity_is_found_in_every_way(node: SimpleNamespace) -> None:
@@ -98,14 +98,20 @@ async def test_signing_takes_a_digest_as_it_is(node: SimpleNamespace) -> None:
         ("GetPubKey", NOBODY, {"NodeNotFound": NOBODY}),
         (
             "Update",
-            {"nodeId": ME, "alias": "new", "setDefault": False},
-            {"InternalErr": "/local/identity/Update is not supported yet"},
+            {"nodeId": ME, "alias": "", "setDefault": False},
+            {"InternalErr": "an alias has 1 to 200 characters"},
         ),
         ("Update", {"nodeId": NOBODY, "setDefault": False}, {"NodeNotFound": NOBODY}),
+        ("Lock", {"nodeId": NOBODY}, {"NodeNotFound": NOBODY}),
+        ("Unlock", {"nodeId": ME, "password": "guess"}, "InvalidPassword"),
+        ("Unlock", {"nodeId": NOBODY, "password": ""}, {"NodeNotFound": NOBODY}),
+        ("DropId", {"nodeId": ME}, "DefaultIdentity"),
+        ("DropId", {"nodeId": NOBODY}, {"NodeNotFound": NOBODY}),
+        ("GetKeyFile", NOBODY, {"NodeNotFound": NOBODY}),
         (
-            "Lock",
-            {"nodeId": ME},
-            {"InternalErr": "/local/identity/Lock is not supported yet"},
+            "Subscribe",
+            {"endpoint": f"/net/{NOBODY}/x"},
+            {"InternalErr": f"'/net/{NOBODY}/x' is not an endpoint of this node"},
         ),
     ],
 )
@@ -269,3 +275,47 @@ async def test_a_shutdown_can_be_asked_for(node: SimpleNamespace) -> None:
     assert await node.ask("control/ShutdownRequest", {"graceful": False}) is None
 
     assert node.stop.is_set()
+
+
+async def test_a_subscriber_hears_what_is_locked_and_unlocked(node: SimpleNamespace) -> None:
+    heard: asyncio.Queue[object] = asyncio.Queue()
+
+    async def hear(_call: Call, body: object) -> None:
+        heard.put_nowait(body)
+
+    with node.bus.serve("/local/listener/Identity__Event", hear):
+        for _ in range(2):  # a second subscription of the same endpoint is none
+            await node.ask("identity/Subscribe", {"endpoint": "/local/listener"})
+        await node.ask("identity/Lock", {"nodeId": ME})
+        await node.ask("identity/Unlock", {"nodeId": ME, "password": ""})
+        assert [await heard.get(), await heard.get()] == [
+            {"accountLocked": {"identity": ME}},
+            {"accountUnlocked": {"identity": ME}},
+        ]
+        await node.ask("identity/Unsubscribe", {"endpoint": "/local/listener"})
+        await node.ask("identity/Lock", {"nodeId": ME})
+    assert heard.empty()
+
+
+async def test_a_subscriber_hears_of_app_keys_and_a_silent_one_harms_nobody(
+    node: SimpleNamespace,
+) -> None:
+    heard: asyncio.Queue[dict[str, dict[str, object]]] = asyncio.Queue()
+
+    async def hear(_call: Call, body: dict[str, dict[str, object]]) -> None:
+        heard.put_nowait(body)
+
+    subscribe = "appkey/Subscribe"
+    assert await node.ask(subscribe, {"endpoint": "/local/absent"}) == 0
+    assert await node.ask(subscribe, {"endpoint": "/local/listener"}) == 1
+    with node.bus.serve("/local/listener/AppKey__Event", hear):
+        key = await node.ask(
+            "appkey/Create",
+            {"name": "mine", "role": "manager", "identity": ME, "allowOrigins": []},
+        )
+        await node.ask("appkey/Remove", {"name": "mine", "identity": None})
+        told = [await heard.get(), await heard.get()]
+    assert [(*event, event[kind]["key"]) for event in told for kind in event] == [
+        ("newKey", key),
+        ("droppedKey", key),
+    ]

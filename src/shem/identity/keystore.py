@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from shem.identity.keys import PrivateKey, keccak256
 from shem.kernel.errors import UsageError
+from shem.kernel.ids import NodeId, parse_node_id
 from shem.kernel.world import Rng
 
 PBKDF2_ROUNDS: Final = 10_240
@@ -22,6 +23,12 @@ PBKDF2_ROUNDS_MAX: Final = 1_000_000
 SCRYPT_MEMORY_MAX: Final = 256 << 20
 KEYSTORE_SIZE_MAX: Final = 16 << 10
 DERIVED_SIZE: Final = 32
+
+
+class BadKeystore(UsageError):
+    """The text is no keystore, or none that can be read."""
+
+    code = "bad-keystore"
 
 
 class WrongPassword(UsageError):
@@ -60,29 +67,43 @@ def seal(key: PrivateKey, password: str, rng: Rng) -> str:
 
 
 def open_keystore(text: str, password: str) -> PrivateKey:
-    """Return the key; UsageError for what is no keystore, WrongPassword when it stays shut."""
+    """Return the key; BadKeystore for what is none, WrongPassword when it stays shut."""
     if len(text) > KEYSTORE_SIZE_MAX:
-        raise UsageError(f"a keystore has at most {KEYSTORE_SIZE_MAX} characters")
+        raise BadKeystore(f"a keystore has at most {KEYSTORE_SIZE_MAX} characters")
     try:
         document = msgspec.json.decode(text, type=dict[str, Any])
         crypto = document.get("crypto") or document["Crypto"]
         if document["version"] != 3 or crypto["cipher"] != "aes-128-ctr":
-            raise UsageError("only keystores of version 3 with aes-128-ctr can be read")
+            raise BadKeystore("only keystores of version 3 with aes-128-ctr can be read")
         ciphertext = bytes.fromhex(crypto["ciphertext"])
         iv = bytes.fromhex(crypto["cipherparams"]["iv"])
         mac = bytes.fromhex(crypto["mac"])
         derived = _derive(crypto["kdf"], crypto["kdfparams"], password)
         claimed = str(document.get("address", "")).lower().removeprefix("0x")
     except (KeyError, TypeError, ValueError, AttributeError, msgspec.MsgspecError) as error:
-        raise UsageError(f"this is not a keystore: {type(error).__name__}") from error
+        raise BadKeystore(f"this is not a keystore: {type(error).__name__}") from error
     if not hmac.compare_digest(keccak256(derived[16:32] + ciphertext), mac):
         raise WrongPassword
     if len(iv) != 16:
-        raise UsageError("this is not a keystore: the iv has 16 bytes")
+        raise BadKeystore("this is not a keystore: the iv has 16 bytes")
     key = PrivateKey.from_bytes(_aes_ctr(derived[:16], iv, ciphertext))
     if claimed and claimed != key.node_id.removeprefix("0x"):
-        raise UsageError("the keystore's address is not that of its key")
+        raise BadKeystore("the keystore's address is not that of its key")
     return key
+
+
+def address_of(text: str) -> NodeId:
+    """Return the node id that a keystore claims, which only its password can prove."""
+    try:
+        claimed = str(msgspec.json.decode(text, type=dict[str, Any])["address"])
+        return parse_node_id("0x" + claimed.lower().removeprefix("0x"))
+    except (KeyError, msgspec.MsgspecError, UsageError) as error:
+        raise BadKeystore("a keystore with a password must state its address") from error
+
+
+def for_people(text: str) -> str:
+    """Return a stored keystore as it is exported: indented."""
+    return msgspec.json.format(text, indent=2)
 
 
 def _derive(kdf: str, params: Mapping[str, Any], password: str) -> bytes:

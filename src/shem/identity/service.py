@@ -1,88 +1,50 @@
-"""The identities of this node and the application keys that act for them.
+"""The identities of this node and who an application key stands for.
 
 The first start makes a default identity, or takes the one of the autoconf secret; it is durable
-before anything is signed with it. The autoconfigured application key is never stored and acts for
-the default identity of this run. Rules: docs/protocol/gsb-identity.md §3.1, §3.4.
+before anything is signed with it. An identity whose keystore has a password is locked until the
+password is given: it signs nothing and its application keys stand for nobody. A dropped identity is
+worth nothing at once, its keystore is erased, its application keys are gone with it. What the
+default identity of a run is, is settled when the run starts. Rules:
+docs/protocol/gsb-identity.md §3.1, §3.4.
 """
 
 import asyncio
-import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Final
 
-import msgspec
 import structlog
 
+from shem.identity.app_keys import NAME_LENGTH_MAX, UNIT, AppKeys, drop_all_of
 from shem.identity.keys import PrivateKey
-from shem.identity.keystore import WrongPassword, open_keystore, seal
+from shem.identity.keystore import WrongPassword, address_of, for_people, open_keystore, seal
+from shem.identity.records import AppKeyInfo, DefaultKept, IdentityInfo, KeyLocked, Principal
 from shem.kernel.config import NodeConfig
-from shem.kernel.errors import Conflict, NotFound, NotSupported, UsageError
-from shem.kernel.ids import AppKey, NodeId
-from shem.kernel.world import World, new_hex_id
+from shem.kernel.errors import Conflict, Gone, NotFound, UsageError
+from shem.kernel.ids import NodeId
+from shem.kernel.world import World
 from shem.store.unit import Row, Store, Unit
 
 log = structlog.get_logger()
 
 NO_PASSWORD: Final = ""
-ROLE: Final = "manager"
-"""The only role there is."""
-AUTOCONFIGURED: Final = "autoconfigured"
 IDENTITIES_MAX: Final = 100
-APP_KEYS_MAX: Final = 1_000
-NAME_LENGTH_MAX: Final = 200
-APP_KEY_LENGTH_MAX: Final = 1_000
+LOCKED: Final = "accountLocked"
+UNLOCKED: Final = "accountUnlocked"
+NEW_KEY: Final = "newKey"
+DROPPED_KEY: Final = "droppedKey"
 
-_IDENTITIES: Final = """
-    SELECT node_id, keystore, alias, is_default, is_deleted, created_ns FROM identity
-    ORDER BY is_default DESC, created_ns, node_id LIMIT :limit
-"""
-_ADD_IDENTITY: Final = """
+_SELECT: Final = "SELECT node_id, keystore, alias, is_default, is_deleted FROM identity"
+_EVERY: Final = f"{_SELECT} ORDER BY is_default DESC, is_deleted, created_ns, node_id LIMIT :limit"
+_ADD: Final = """
     INSERT INTO identity (node_id, keystore, alias, is_default, is_deleted, created_ns)
     VALUES (:node_id, :keystore, :alias, :is_default, 0, :created_ns)
     ON CONFLICT (node_id) DO UPDATE SET keystore = excluded.keystore, alias = excluded.alias,
         is_default = excluded.is_default, is_deleted = 0
 """
-_APP_KEY: Final = "SELECT name, key, role, identity, allow_origins, created_ns FROM app_key"
-_ADD_APP_KEY: Final = """
-    INSERT INTO app_key (name, key, key_digest, role, identity, allow_origins, created_ns)
-    VALUES (:name, :key, :key_digest, :role, :identity, :allow_origins, :created_ns)
+_NO_DEFAULT: Final = "UPDATE identity SET is_default = 0 WHERE is_default = 1"
+_DROP: Final = """
+    UPDATE identity SET is_deleted = 1, keystore = '', alias = NULL WHERE node_id = :node_id
 """
-_UNIT: Final = "identity"
-
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """For whom a REST client acts."""
-
-    identity: NodeId
-    name: str
-    role: str
-
-
-@dataclass(frozen=True, slots=True)
-class IdentityInfo:
-    """What is told about an identity."""
-
-    node_id: NodeId
-    alias: str | None
-    is_locked: bool
-    is_default: bool
-    is_deleted: bool
-
-
-@dataclass(frozen=True, slots=True)
-class AppKeyInfo:
-    """What is told about an application key, the key included; it never shows in logs."""
-
-    name: str
-    key: AppKey
-    role: str
-    identity: NodeId
-    created_ns: int
-    allow_origins: tuple[str, ...] = ()
-
-    def __repr__(self) -> str:
-        return f"AppKeyInfo({self.name!r}, identity={self.identity})"
 
 
 class IdentityService:
@@ -93,200 +55,309 @@ class IdentityService:
         self._world = world
         self._config = config
         self._keys: dict[NodeId, PrivateKey] = {}
-        self._autoconfigured: AppKeyInfo | None = None
+        self._locked: set[NodeId] = set()
+        self._dropped: set[NodeId] = set()
+        self._default_key: PrivateKey | None = None
+        self._default_of_run: NodeId | None = None
+        self._default_told: NodeId | None = None
+        self._app_keys = AppKeys(store, world)
+        self._on_lock: list[Callable[[str, NodeId], None]] = []
+        self._on_app_key: list[Callable[[str, AppKeyInfo], None]] = []
 
     async def start(self) -> None:
-        """Load the identities; on a first start, make one."""
-        rows = await self._rows()
+        """Load the identities; on a first start, make one. The default one may stay locked."""
+        rows = [row for row in await self._rows() if not row["is_deleted"]]
         for row in rows:
-            if not row["is_deleted"]:
-                self._load(row)
+            self._load(row)
         if self._config.autoconf_id_secret is not None:
-            await self._use_secret(self._config.autoconf_id_secret)
-        elif not any(row["is_default"] for row in rows):
+            key = PrivateKey.from_hex(self._config.autoconf_id_secret)
+            if not self.owns(key.node_id):
+                await self._add(key.node_id, self._sealed(key), key, alias=None, is_default=True)
+            self._use(key)
+            self._settle_default(key.node_id)
+        elif rows and rows[0]["is_default"]:
+            self._settle_default(rows[0]["node_id"])
+        else:
             key = PrivateKey.generate(self._world.rng)
-            await self._add(key, alias=None, is_default=True)
+            await self._add(key.node_id, self._sealed(key), key, alias=None, is_default=True)
+            self._settle_default(key.node_id)
             log.info("identity.created", identity=key.node_id)
-        elif rows[0]["node_id"] not in self._keys:
-            raise NotSupported("a default identity with a password is not supported yet")
         if self._config.autoconf_appkey is not None:
-            self._autoconfigured = AppKeyInfo(
-                name=AUTOCONFIGURED,
-                key=AppKey(self._config.autoconf_appkey),
-                role=ROLE,
-                identity=self.default.node_id,
-                created_ns=self._world.clock.wall_ns(),
-            )
+            self._app_keys.configure(self._config.autoconf_appkey, self.default_id)
+
+    @property
+    def default_id(self) -> NodeId:
+        """The identity that this run of the node is known by, locked or not."""
+        if self._default_of_run is None:
+            raise NotFound("the identities are not loaded")
+        return self._default_of_run
 
     @property
     def default(self) -> PrivateKey:
-        """The identity that this run of the node is known by."""
-        return next(iter(self._keys.values()))
+        """The key that this run of the node is known by; KeyLocked until its password comes."""
+        if self._default_key is None:
+            raise KeyLocked(self.default_id)
+        return self._default_key
+
+    @property
+    def waits_for_password(self) -> bool:
+        """Whether the node cannot begin: its default identity has been locked from the start."""
+        return self._default_key is None
 
     def keys(self) -> tuple[PrivateKey, ...]:
         """Return all usable keys, default first."""
-        return tuple(self._keys.values())
+        every = self._keys.values()
+        return tuple(sorted(every, key=lambda key: key.node_id != self._default_of_run))
 
     def key(self, node_id: NodeId) -> PrivateKey:
-        """Return the key of one of our identities; NotFound when it is none."""
+        """Return the key of one of our identities; NotFound when it is none, or KeyLocked."""
+        if node_id in self._locked:
+            raise KeyLocked(node_id)
         try:
             return self._keys[node_id]
         except KeyError:
-            raise NotFound(f"identity {node_id} is not one of this node") from None
+            raise _not_ours(node_id) from None
 
     def owns(self, node_id: NodeId) -> bool:
-        return node_id in self._keys
+        """Tell whether this is an identity of this node, locked or not."""
+        return node_id in self._keys or node_id in self._locked
+
+    def on_lock(self, fn: Callable[[str, NodeId], None]) -> None:
+        """Call `fn(LOCKED or UNLOCKED, identity)` when that has become durable."""
+        self._on_lock.append(fn)
+
+    def on_app_key(self, fn: Callable[[str, AppKeyInfo], None]) -> None:
+        """Call `fn(NEW_KEY or DROPPED_KEY, app-key)` when that has become durable."""
+        self._on_app_key.append(fn)
 
     async def identities(self) -> list[IdentityInfo]:
-        """Return what the node knows of its identities, default first."""
-        return [
-            IdentityInfo(
-                node_id=row["node_id"],
-                alias=row["alias"],
-                is_locked=not self.owns(row["node_id"]),
-                is_default=row["node_id"] == self.default.node_id,
-                is_deleted=bool(row["is_deleted"]),
-            )
-            for row in sorted(
-                await self._rows(), key=lambda row: row["node_id"] != self.default.node_id
-            )
-        ]
+        """Return what the node knows of its identities, default first; dropped ones of this run."""
+        rows = await self._rows()
+        infos = [self._info(row) for row in rows if self._is_told(row)]
+        return sorted(infos, key=lambda info: not info.is_default)
 
     async def create_identity(
         self, *, alias: str | None = None, keystore: str | None = None
     ) -> IdentityInfo:
-        """Add a new key, or that of a keystore without a password."""
-        if alias is not None and not 0 < len(alias) <= NAME_LENGTH_MAX:
-            raise UsageError(f"an alias has 1 to {NAME_LENGTH_MAX} characters")
+        """Add a new key, or that of a keystore; one with a password starts locked."""
+        _check_alias(alias)
+        key: PrivateKey | None = None
         if keystore is None:
             key = PrivateKey.generate(self._world.rng)
+            node_id, text = key.node_id, self._sealed(key)
         else:
+            text = keystore
             try:
                 key = await asyncio.to_thread(open_keystore, keystore, NO_PASSWORD)
+                node_id = key.node_id
             except WrongPassword:
-                raise NotSupported("a keystore with a password is not supported yet") from None
-        if self.owns(key.node_id):
-            raise Conflict(f"identity {key.node_id} exists already")
-        if len(await self._rows()) >= IDENTITIES_MAX:
+                node_id = address_of(keystore)
+        if self.owns(node_id):
+            raise Conflict(f"identity {node_id} exists already")
+        if len(self._keys) + len(self._locked) >= IDENTITIES_MAX:
             raise UsageError(f"a node has at most {IDENTITIES_MAX} identities")
-        await self._add(key, alias=alias, is_default=False)
-        return IdentityInfo(key.node_id, alias, is_locked=False, is_default=False, is_deleted=False)
+        await self._add(node_id, text, key, alias=alias, is_default=False)
+        self._dropped.discard(node_id)
+        if key is not None:
+            self._tell_lock(UNLOCKED, node_id)
+        return IdentityInfo(
+            node_id, alias, is_locked=key is None, is_default=False, is_deleted=False
+        )
+
+    async def update(
+        self, node_id: NodeId, *, alias: str | None = None, set_default: bool = False
+    ) -> IdentityInfo:
+        """Rename an identity, or make it the default, which the next start obeys."""
+        _check_alias(alias)
+        async with self._store.unit(UNIT) as unit:
+            row = await _row(unit, node_id)
+            if alias is not None:
+                unit.execute(
+                    "UPDATE identity SET alias = :alias WHERE node_id = :node_id",
+                    alias=alias,
+                    node_id=node_id,
+                )
+            if set_default:
+                unit.execute(_NO_DEFAULT)
+                unit.execute(
+                    "UPDATE identity SET is_default = 1 WHERE node_id = :node_id", node_id=node_id
+                )
+        if set_default:
+            self._default_told = node_id
+        return self._info({**row, "alias": row["alias"] if alias is None else alias})
+
+    async def lock(self, node_id: NodeId, *, new_password: str | None = None) -> IdentityInfo:
+        """Forget the key until its password is given; a new password seals it anew first.
+
+        What the net has proven with the key stays proven until the node restarts.
+        """
+        async with self._store.unit(UNIT) as unit:
+            row = await _row(unit, node_id)
+            if new_password is not None:
+                if node_id in self._locked:
+                    raise UsageError("key already locked")
+                unit.execute(
+                    "UPDATE identity SET keystore = :keystore WHERE node_id = :node_id",
+                    keystore=seal(self.key(node_id), new_password, self._world.rng),
+                    node_id=node_id,
+                )
+            unit.after_commit(lambda: self._forget(node_id))
+        return self._info(row)
+
+    async def unlock(self, node_id: NodeId, password: str) -> IdentityInfo:
+        """Open the key with its password, which is checked even when it is open already."""
+        text = await self._keystore(node_id)
+        key = await asyncio.to_thread(open_keystore, text, password)
+        if key.node_id != node_id:
+            raise UsageError(f"the keystore is not that of {node_id}")
+        async with self._store.unit(UNIT) as unit:
+            row = await _row(unit, node_id)
+            if row["keystore"] != text:
+                raise Conflict(f"the password of {node_id} was changed meanwhile")
+            unit.after_commit(lambda: self._use(key))
+        self._tell_lock(UNLOCKED, node_id)
+        return self._info(row)
+
+    async def drop(self, node_id: NodeId) -> IdentityInfo:
+        """Erase an identity and its application keys, durably and at once."""
+        async with self._store.unit(UNIT) as unit:
+            row = await _row(unit, node_id, deleted_too=True)
+            if row["is_deleted"]:
+                raise Gone(f"identity {node_id} was dropped already")
+            if node_id in (self._default_of_run, self._default_told) or row["is_default"]:
+                raise DefaultKept
+            unit.execute(_DROP, node_id=node_id)
+            app_keys = await drop_all_of(unit, node_id)
+            unit.after_commit(lambda: self._forget_for_ever(node_id))
+        for info in app_keys:
+            self._tell_app_key(DROPPED_KEY, info)
+        return self._info({**row, "is_deleted": 1})
+
+    async def export(self, node_id: NodeId) -> str:
+        """Return the keystore as people store it; what opens it here opens it there."""
+        return for_people(await self._keystore(node_id))
 
     async def principal(self, app_key: str) -> Principal | None:
         """Return for whom the holder of `app_key` acts, or None; takes as long either way."""
-        if len(app_key) > APP_KEY_LENGTH_MAX:
+        info = await self._app_keys.of(app_key)
+        if info is None or info.identity not in self._keys:
             return None
-        digest = _digest(app_key)
-        own = self._autoconfigured
-        if own is not None and digest == _digest(own.key):
-            return Principal(own.identity, own.name, own.role)
-        rows = await self._store.fetch(f"{_APP_KEY} WHERE key_digest = :digest", digest=digest)
-        if not rows or not self.owns(rows[0]["identity"]):
-            return None
-        return Principal(rows[0]["identity"], rows[0]["name"], rows[0]["role"])
+        return Principal(info.identity, info.name, info.role)
 
     async def app_keys(self, identity: NodeId | None = None) -> list[AppKeyInfo]:
         """Return the application keys, the autoconfigured one last."""
-        rows = await self._store.fetch(
-            f"{_APP_KEY} WHERE identity = coalesce(:identity, identity) "
-            "ORDER BY created_ns, name LIMIT :limit",
-            identity=identity,
-            limit=APP_KEYS_MAX,
-        )
-        stored = [_app_key(row) for row in rows]
-        return stored if self._autoconfigured is None else [*stored, self._autoconfigured]
+        return await self._app_keys.every(identity)
 
     async def create_app_key(
         self, name: str, *, identity: NodeId | None = None, allow_origins: tuple[str, ...] = ()
     ) -> AppKeyInfo:
         """Make an application key; the same name and identity again is the same key."""
-        owner = self.default.node_id if identity is None else self.key(identity).node_id
-        if name == AUTOCONFIGURED and self._autoconfigured is not None:
-            raise Conflict("Preconfigured appkey already exists")
-        if not 0 < len(name) <= NAME_LENGTH_MAX:
-            raise UsageError(f"an app-key's name has 1 to {NAME_LENGTH_MAX} characters")
-        async with self._store.unit(_UNIT) as unit:
-            existing = await _find_app_key(unit, name)
-            if existing is not None:
-                if existing.identity != owner:
-                    raise UsageError(
-                        f"app-key with name {name} already defined with identity "
-                        f"{existing.identity}"
-                    )
-                return existing
-            created = AppKeyInfo(
-                name=name,
-                key=AppKey(new_hex_id(self._world.rng)),
-                role=ROLE,
-                identity=owner,
-                created_ns=self._world.clock.wall_ns(),
-                allow_origins=allow_origins,
-            )
-            unit.execute(
-                _ADD_APP_KEY,
-                name=created.name,
-                key=created.key,
-                key_digest=_digest(created.key),
-                role=created.role,
-                identity=created.identity,
-                allow_origins=msgspec.json.encode(created.allow_origins).decode(),
-                created_ns=created.created_ns,
-            )
+        owner = self.default_id if identity is None else identity
+        if not self.owns(owner):
+            raise _not_ours(owner)
+        created = await self._app_keys.create(name, owner, allow_origins)
+        self._tell_app_key(NEW_KEY, created)
         return created
 
-    async def drop_app_key(self, name: str) -> None:
+    async def drop_app_key(self, name: str, *, identity: NodeId | None = None) -> None:
         """Remove an application key; NotFound when there is none of that name."""
-        if name == AUTOCONFIGURED and self._autoconfigured is not None:
-            raise UsageError("Cannot remove autoconfigured key")
-        async with self._store.unit(_UNIT) as unit:
-            if await _find_app_key(unit, name) is None:
-                raise NotFound(f"there is no app-key with name {name}")
-            unit.execute("DELETE FROM app_key WHERE name = :name", name=name)
+        self._tell_app_key(DROPPED_KEY, await self._app_keys.drop(name, identity))
 
     async def _rows(self) -> list[Row]:
-        return await self._store.fetch(_IDENTITIES, limit=IDENTITIES_MAX)
+        return await self._store.fetch(_EVERY, limit=IDENTITIES_MAX)
+
+    async def _keystore(self, node_id: NodeId) -> str:
+        return str((await _row(self._store, node_id))["keystore"])
+
+    def _is_told(self, row: Row) -> bool:
+        return not row["is_deleted"] or row["node_id"] in self._dropped
+
+    def _info(self, row: Row) -> IdentityInfo:
+        node_id: NodeId = row["node_id"]
+        return IdentityInfo(
+            node_id=node_id,
+            alias=row["alias"],
+            is_locked=node_id not in self._keys,
+            is_default=node_id == self._default_told,
+            is_deleted=bool(row["is_deleted"]),
+        )
 
     def _load(self, row: Row) -> None:
         try:
-            key = open_keystore(row["keystore"], NO_PASSWORD)
+            self._use(open_keystore(row["keystore"], NO_PASSWORD))
         except WrongPassword:
             log.warning("identity.locked", identity=row["node_id"])
-            return
+            self._locked.add(row["node_id"])
+
+    def _settle_default(self, node_id: NodeId) -> None:
+        self._default_of_run = self._default_told = node_id
+        self._default_key = self._keys.get(node_id)
+
+    def _use(self, key: PrivateKey) -> None:
         self._keys[key.node_id] = key
+        self._locked.discard(key.node_id)
+        if key.node_id == self._default_of_run:
+            self._default_key = key
 
-    async def _use_secret(self, secret: str) -> None:
-        """Make the key of the autoconf secret this run's default."""
-        key = PrivateKey.from_hex(secret)
-        if not self.owns(key.node_id):
-            await self._add(key, alias=None, is_default=True)
-        self._keys = {key.node_id: key} | self._keys
+    def _forget(self, node_id: NodeId) -> None:
+        if self._keys.pop(node_id, None) is not None:
+            self._tell_lock(LOCKED, node_id)
+        self._locked.add(node_id)
 
-    async def _add(self, key: PrivateKey, *, alias: str | None, is_default: bool) -> None:
-        """Store a key, and only then use it."""
-        async with self._store.unit(_UNIT) as unit:
+    def _forget_for_ever(self, node_id: NodeId) -> None:
+        self._forget(node_id)
+        self._locked.discard(node_id)
+        self._dropped.add(node_id)
+
+    def _tell_lock(self, what: str, node_id: NodeId) -> None:
+        for fn in self._on_lock:
+            fn(what, node_id)
+
+    def _tell_app_key(self, what: str, info: AppKeyInfo) -> None:
+        for fn in self._on_app_key:
+            fn(what, info)
+
+    def _sealed(self, key: PrivateKey) -> str:
+        return seal(key, NO_PASSWORD, self._world.rng)
+
+    async def _add(
+        self,
+        node_id: NodeId,
+        keystore: str,
+        key: PrivateKey | None,
+        *,
+        alias: str | None,
+        is_default: bool,
+    ) -> None:
+        """Store a keystore, and only then use its key."""
+        async with self._store.unit(UNIT) as unit:
             if is_default:
-                unit.execute("UPDATE identity SET is_default = 0 WHERE is_default = 1")
+                unit.execute(_NO_DEFAULT)
             unit.execute(
-                _ADD_IDENTITY,
-                node_id=key.node_id,
-                keystore=seal(key, NO_PASSWORD, self._world.rng),
+                _ADD,
+                node_id=node_id,
+                keystore=keystore,
                 alias=alias,
                 is_default=is_default,
                 created_ns=self._world.clock.wall_ns(),
             )
-        self._keys[key.node_id] = key
+        if key is None:
+            self._locked.add(node_id)
+        else:
+            self._use(key)
 
 
-def _digest(app_key: str) -> str:
-    """Return what app-keys are looked up by, so that timing tells nothing about them."""
-    return hashlib.sha256(app_key.encode(errors="surrogatepass")).hexdigest()
+def _not_ours(node_id: NodeId) -> NotFound:
+    return NotFound(f"identity {node_id} is not one of this node")
 
 
-async def _find_app_key(unit: Unit, name: str) -> AppKeyInfo | None:
-    rows = await unit.fetch(f"{_APP_KEY} WHERE name = :name", name=name)
-    return _app_key(rows[0]) if rows else None
+def _check_alias(alias: str | None) -> None:
+    if alias is not None and not 0 < len(alias) <= NAME_LENGTH_MAX:
+        raise UsageError(f"an alias has 1 to {NAME_LENGTH_MAX} characters")
 
 
-def _app_key(row: Row) -> AppKeyInfo:
-    origins = msgspec.json.decode(row["allow_origins"], type=tuple[str, ...])
-    return AppKeyInfo(**{**row, "allow_origins": origins})
+async def _row(unit: Store | Unit, node_id: NodeId, *, deleted_too: bool = False) -> Row:
+    rows = await unit.fetch(f"{_SELECT} WHERE node_id = :node_id", node_id=node_id)
+    if not rows or (rows[0]["is_deleted"] and not deleted_too):
+        raise _not_ours(node_id)
+    return rows[0]

@@ -2,12 +2,13 @@
 
 store → identity → net → bus (remote, broadcasts, features) → outbox, market, activity → the bus
 socket → REST. Each is ready before the next is started, so that no message meets half a node; REST
-comes last, and its answering means that the node is up. A service loop that fails ends the daemon.
+comes last, and its answering means that the node is up. A locked default identity is waited for
+before there is a net, with the bus socket open already. A service loop that fails ends the daemon.
 """
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import structlog
@@ -41,6 +42,7 @@ from shem.net.service import Net
 from shem.node import ready
 from shem.node.http import serving
 from shem.node.local import LocalServices
+from shem.node.unlocking import StoppedWhileLocked, default_unlocked
 from shem.store.datadir import DATABASE_FILE, hold_datadir
 from shem.store.open import open_store
 from shem.store.outbox import Outbox
@@ -64,7 +66,7 @@ class Node:
 
 async def run_node(config: NodeConfig, stop: asyncio.Event) -> None:
     """Run a node until `stop` is set, or the bus asks for a shutdown."""
-    with hold_datadir(config.datadir):
+    with hold_datadir(config.datadir), suppress(StoppedWhileLocked):
         async with running_node(config, World(), stop) as node:
             ready.tell()
             host, port = node.api_address
@@ -84,6 +86,15 @@ async def running_node(
         stack.push_async_callback(store.close)
         identity = IdentityService(store, world, config)
         await identity.start()
+        bus = Bus()
+        local_caller = Caller(identity.default_id, Assurance.LOCAL)
+        socket_server = SocketServer(
+            bus, parse_gsb_url(config.gsb_url), world=world, caller=local_caller
+        )
+        listens_early = identity.waits_for_password
+        if listens_early:
+            await stack.enter_async_context(socket_server)
+            await default_unlocked(bus, identity, stop)
 
         keys = identity.keys()
         pinned = await stack.enter_async_context(PinStore(store, world))
@@ -95,7 +106,6 @@ async def running_node(
             encryption=config.net_encryption,
             pins=pinned.pins,
         )
-        bus = Bus()
         node_ids = [key.node_id for key in keys]
         remote = RemoteBus(bus, net, node_ids, rng=world.rng)
         broadcast = Broadcast(remote, net, node_ids[0])
@@ -131,11 +141,8 @@ async def running_node(
             await stack.enter_async_context(part)
         scope = await stack.enter_async_context(TaskScope())
         scope.spawn(outbox.run(), "outbox")
-        local_caller = Caller(node_ids[0], Assurance.LOCAL)
-        socket_server = SocketServer(
-            bus, parse_gsb_url(config.gsb_url), world=world, caller=local_caller
-        )
-        await stack.enter_async_context(socket_server)
+        if not listens_early:
+            await stack.enter_async_context(socket_server)
         routes = [
             *identity_api.routes(local.version_info()),
             *net_api.routes(net.status),

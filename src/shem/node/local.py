@@ -6,6 +6,7 @@ is public.
 """
 
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Final, Self
 
@@ -43,13 +44,14 @@ class LocalServices:
         self._stop = stop
         self._world = world or World()
         self._started_ns = self._world.clock.wall_ns()
+        self._parts = AsyncExitStack()
         self._bindings: list[Binding] = []
 
     async def __aenter__(self) -> Self:
         bus = self._bus
+        for part in (LocalIdentity(bus, self._identity), LocalAppKeys(bus, self._identity)):
+            await self._parts.enter_async_context(part)
         self._bindings = [
-            *LocalIdentity(self._identity).bind(bus),
-            *LocalAppKeys(self._identity).bind(bus),
             *LocalNet(self._net, self._world.clock).bind(bus),
             bind_diagnostics(bus),
             bus.serve(f"{VERSION}/check", self._check_version),
@@ -66,6 +68,7 @@ class LocalServices:
     ) -> None:
         while self._bindings:
             self._bindings.pop().close()
+        await self._parts.aclose()
 
     def version_info(self) -> dict[str, object]:
         """Return the version that clients of yagna look for; `name` says who it really is."""

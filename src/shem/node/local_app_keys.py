@@ -4,37 +4,60 @@ Messages and error values: docs/protocol/gsb-identity.md §3.4. The autoconfigur
 page and is not counted.
 """
 
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 from shem.bus.router import Binding, Bus
 from shem.bus.types import Call, RemoteError
-from shem.identity.service import AUTOCONFIGURED, ROLE, AppKeyInfo, IdentityService
+from shem.identity.app_keys import AUTOCONFIGURED, ROLE
+from shem.identity.records import AppKeyInfo
+from shem.identity.service import IdentityService
+from shem.kernel.caller import Assurance, Caller
 from shem.kernel.errors import NotFound, ShemError, UsageError
 from shem.kernel.times import to_naive
 from shem.node import bodies
-from shem.node.local_identity import not_supported
+from shem.node.local_events import Subscribers
 
 BASE: Final = "/local/appkey"
+EVENT: Final = "AppKey__Event"
 ORIGINS_MAX: Final = 64
 PER_PAGE_MAX: Final = 1_000
 
 
 class LocalAppKeys:
-    """Answers from the identity service."""
+    """Answers from the identity service while its `async with` block lasts."""
 
-    def __init__(self, identity: IdentityService) -> None:
+    def __init__(self, bus: Bus, identity: IdentityService) -> None:
+        self._bus = bus
         self._identity = identity
+        self._subscribers = Subscribers(bus, EVENT)
+        self._bindings: list[Binding] = []
+        identity.on_app_key(self._tell)
 
-    def bind(self, bus: Bus) -> list[Binding]:
+    async def __aenter__(self) -> Self:
+        await self._subscribers.__aenter__()
         served = {
             "Create": self._create,
             "Get": self._get,
             "GetByName": self._get_by_name,
             "List": self._list,
             "Remove": self._remove,
-            "Subscribe": not_supported,
+            "Subscribe": self._subscribe,
         }
-        return [bus.serve(f"{BASE}/{name}", fn, error=_error_value) for name, fn in served.items()]
+        self._bindings = [
+            self._bus.serve(f"{BASE}/{name}", fn, error=_error_value) for name, fn in served.items()
+        ]
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        while self._bindings:
+            self._bindings.pop().close()
+        await self._subscribers.__aexit__(kind, error, trace)
 
     async def _create(self, _call: Call, body: object) -> object:
         found = bodies.fields(body)
@@ -72,8 +95,19 @@ class LocalAppKeys:
         return [[_shown(info) for info in shown], -(-len(stored) // per_page)]
 
     async def _remove(self, _call: Call, body: object) -> object:
-        await self._identity.drop_app_key(bodies.text(bodies.fields(body), "name"))
+        found = bodies.fields(body)
+        owner = found.get("identity")
+        await self._identity.drop_app_key(
+            bodies.text(found, "name"), identity=None if owner is None else bodies.node_id(owner)
+        )
         return None
+
+    async def _subscribe(self, _call: Call, body: object) -> object:
+        return self._subscribers.add(bodies.text(bodies.fields(body), "endpoint"))
+
+    def _tell(self, what: str, info: AppKeyInfo) -> None:
+        caller = Caller(self._identity.default_id, Assurance.LOCAL)
+        self._subscribers.tell(caller, {what: _shown(info)})
 
 
 def _only(found: list[AppKeyInfo]) -> object:

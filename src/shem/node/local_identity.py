@@ -1,40 +1,72 @@
-"""`/local/identity`: what the command line asks about this node's identities.
+"""`/local/identity`: what the command line, and any other process, asks about our identities.
 
-Messages and error values: docs/protocol/gsb-identity.md §3.1. Renaming, locking, dropping and
-exporting identities are not built yet and say so.
+Messages, error values and events: docs/protocol/gsb-identity.md §3.1.
 """
 
-from typing import Final
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Final, Self
 
 from shem.bus.router import Binding, Bus
 from shem.bus.types import Call, RemoteError
-from shem.identity.keys import PrivateKey
-from shem.identity.service import IdentityInfo, IdentityService
-from shem.kernel.errors import Conflict, NotFound, NotSupported, ShemError
+from shem.identity.keystore import BadKeystore, WrongPassword
+from shem.identity.records import DefaultKept, IdentityInfo
+from shem.identity.service import IdentityService
+from shem.kernel.caller import Assurance, Caller
+from shem.kernel.errors import Conflict, Gone, NotFound, ShemError
+from shem.kernel.ids import NodeId
 from shem.node import bodies
+from shem.node.local_events import Subscribers
 
 BASE: Final = "/local/identity"
+EVENT: Final = "Identity__Event"
 _DIGEST_SIZE: Final = 32
-_NOT_BUILT: Final = ("Lock", "Unlock", "DropId", "GetKeyFile", "Subscribe", "Unsubscribe")
+
+Act = Callable[[NodeId, bodies.Fields], Awaitable[object]]
 
 
 class LocalIdentity:
-    """Answers from the identity service."""
+    """Answers from the identity service while its `async with` block lasts."""
 
-    def __init__(self, identity: IdentityService) -> None:
+    def __init__(self, bus: Bus, identity: IdentityService) -> None:
+        self._bus = bus
         self._identity = identity
+        self._subscribers = Subscribers(bus, EVENT)
+        self._bindings: list[Binding] = []
+        identity.on_lock(self._tell)
 
-    def bind(self, bus: Bus) -> list[Binding]:
+    async def __aenter__(self) -> Self:
+        await self._subscribers.__aenter__()
         served = {
             "List": self._list,
             "Get": self._get,
             "CreateGenerated": self._create,
-            "Update": self._update,
-            "Sign": self._sign,
-            "GetPubKey": self._public_key,
-            **dict.fromkeys(_NOT_BUILT, not_supported),
+            "Update": _about(self._update),
+            "Lock": _about(self._lock),
+            "Unlock": _about(self._unlock),
+            "DropId": _about(self._drop),
+            "Sign": _about(self._sign),
+            "GetPubKey": _of(self._public_key),
+            "GetKeyFile": _of(self._key_file),
+            "Subscribe": self._subscribe,
+            "Unsubscribe": self._unsubscribe,
         }
-        return [bus.serve(f"{BASE}/{name}", fn, error=_error_value) for name, fn in served.items()]
+        errors = {"DropId": _drop_error_value}
+        self._bindings = [
+            self._bus.serve(f"{BASE}/{name}", fn, error=errors.get(name, _error_value))
+            for name, fn in served.items()
+        ]
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        while self._bindings:
+            self._bindings.pop().close()
+        await self._subscribers.__aexit__(kind, error, trace)
 
     async def _list(self, _call: Call, body: object) -> object:
         bodies.fields(body)
@@ -62,41 +94,68 @@ class LocalIdentity:
         )
         return _shown(info)
 
-    async def _update(self, call: Call, body: object) -> object:
-        """Answer the update that follows every creation and changes nothing; refuse others."""
-        found = bodies.fields(body)
-        wanted = bodies.node_id(found.get("nodeId"))
+    async def _update(self, node_id: NodeId, found: bodies.Fields) -> object:
         alias = bodies.optional_text(found, "alias")
         set_default = bodies.flag(found, "setDefault")
-        for info in await self._identity.identities():
-            if info.node_id == wanted:
-                if alias not in (None, info.alias) or (set_default and not info.is_default):
-                    return await not_supported(call, body)
-                return _shown(info)
-        raise RemoteError({"NodeNotFound": wanted})
+        return _shown(await self._identity.update(node_id, alias=alias, set_default=set_default))
 
-    async def _sign(self, _call: Call, body: object) -> object:
-        found = bodies.fields(body)
+    async def _lock(self, node_id: NodeId, found: bodies.Fields) -> object:
+        new_password = bodies.optional_text(found, "setPassword")
+        return _shown(await self._identity.lock(node_id, new_password=new_password))
+
+    async def _unlock(self, node_id: NodeId, found: bodies.Fields) -> object:
+        return _shown(await self._identity.unlock(node_id, bodies.text(found, "password")))
+
+    async def _drop(self, node_id: NodeId, _found: bodies.Fields) -> object:
+        return _shown(await self._identity.drop(node_id))
+
+    async def _sign(self, node_id: NodeId, found: bodies.Fields) -> object:
         payload = bodies.raw(found, "payload")
-        key = self._key(found.get("nodeId"))
+        key = self._identity.key(node_id)
         if len(payload) != _DIGEST_SIZE:
             raise RemoteError({"InternalErr": "sign error"})
         return key.sign(payload)
 
-    async def _public_key(self, _call: Call, body: object) -> object:
-        return self._key(body).public_key
+    async def _public_key(self, node_id: NodeId) -> object:
+        return self._identity.key(node_id).public_key
 
-    def _key(self, value: object) -> PrivateKey:
-        node_id = bodies.node_id(value)
+    async def _key_file(self, node_id: NodeId) -> object:
+        return await self._identity.export(node_id)
+
+    async def _subscribe(self, _call: Call, body: object) -> object:
+        self._subscribers.add(bodies.text(bodies.fields(body), "endpoint"))
+        return {}
+
+    async def _unsubscribe(self, _call: Call, body: object) -> object:
+        self._subscribers.remove(bodies.text(bodies.fields(body), "endpoint"))
+        return {}
+
+    def _tell(self, what: str, node_id: NodeId) -> None:
+        caller = Caller(self._identity.default_id, Assurance.LOCAL)
+        self._subscribers.tell(caller, {what: {"identity": node_id}})
+
+
+def _about(act: Act) -> Callable[[Call, object], Awaitable[object]]:
+    """Read whom a message is about; say NodeNotFound with that id when it is not ours."""
+
+    async def answer(_call: Call, body: object) -> object:
+        found = bodies.fields(body)
+        node_id = bodies.node_id(found.get("nodeId"))
         try:
-            return self._identity.key(node_id)
+            return await act(node_id, found)
         except NotFound:
             raise RemoteError({"NodeNotFound": node_id}) from None
 
+    return answer
 
-async def not_supported(call: Call, _body: object) -> object:
-    """Refuse a message that is known and not built."""
-    raise NotSupported(f"{call.address} is not supported yet")
+
+def _of(act: Callable[[NodeId], Awaitable[object]]) -> Callable[[Call, object], Awaitable[object]]:
+    """The same for messages that are a bare node id."""
+
+    async def answer(call: Call, body: object) -> object:
+        return await _about(lambda node_id, _found: act(node_id))(call, {"nodeId": body})
+
+    return answer
 
 
 def _shown(info: IdentityInfo) -> dict[str, object]:
@@ -110,4 +169,15 @@ def _shown(info: IdentityInfo) -> dict[str, object]:
 
 
 def _error_value(error: ShemError) -> object:
-    return "AlreadyExists" if isinstance(error, Conflict) else {"InternalErr": error.message}
+    if isinstance(error, WrongPassword):
+        return "InvalidPassword"
+    if isinstance(error, Conflict):
+        return "AlreadyExists"
+    kind = "BadKeyStoreFormat" if isinstance(error, BadKeystore) else "InternalErr"
+    return {kind: error.message}
+
+
+def _drop_error_value(error: ShemError) -> object:
+    if isinstance(error, Gone):
+        return "AlreadyDeleted"
+    return "DefaultIdentity" if isinstance(error, DefaultKept) else {"InternalErr": error.message}

@@ -19,7 +19,6 @@ from shem.kernel.world import Clock
 from shem.net.trace import USUAL, Layer, Trace
 from shem.net.types import NetStatus, NodeInfo, SessionInfo, SocketInfo
 from shem.node import bodies
-from shem.node.local_identity import not_supported
 from shem.wire.flexbuffers import dumps_reply_ok, unpack
 
 BASE: Final = "/local/net"
@@ -47,6 +46,11 @@ class NetFace(Protocol):
     def default_of(self, node_id: NodeId) -> NodeId: ...
     @property
     def trace(self) -> Trace: ...
+
+
+async def not_supported(call: Call, _body: object) -> object:
+    """Refuse a message that is known and not built."""
+    raise NotSupported(f"{call.address} is not supported yet")
 
 
 def bind_diagnostics(bus: Bus) -> Binding:
