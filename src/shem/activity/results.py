@@ -5,6 +5,8 @@ for `commandIndex = k` carries output in entry k only and calls it the last. Wha
 truth about the whole batch, so `isBatchFinished` is computed here and not believed. Pure.
 """
 
+import re
+from datetime import datetime
 from typing import Any, Final
 
 from shem.activity.batches import Coverage
@@ -16,6 +18,7 @@ from shem.wire.flexbuffers import Blob
 Result = dict[str, Any]
 
 MESSAGE_SIZE_MAX: Final = 65_536
+_SHOWN: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3}|\.\d{6})?Z")
 INTERRUPTED: Final = "interrupted, outcome unknown"
 
 
@@ -61,12 +64,16 @@ def _output(value: object) -> str | list[int] | None:
 
 
 def _date(value: object) -> str:
+    """Return a date as REST shows it; the form that nearly all have is only checked."""
     if not isinstance(value, str):
         raise WireError("a result has an eventDate")
     try:
+        if _SHOWN.fullmatch(value):
+            datetime.fromisoformat(value)
+            return value
         return times.to_rfc3339(times.truncate_to_us(times.parse(value)))
-    except UsageError as error:
-        raise WireError(f"eventDate: {error.message}") from error
+    except (UsageError, ValueError) as error:
+        raise WireError(f"eventDate: {error}") from error
 
 
 def fresh_results(
