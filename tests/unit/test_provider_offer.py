@@ -9,9 +9,16 @@ import pytest
 
 from shem.exeunit.runtimes.choice import OFFER_TEMPLATE
 from shem.kernel.errors import UsageError
+from shem.provider import descriptor as descriptor_module
 from shem.provider.command import load_config
 from shem.provider.config import Hardware, ProviderConfig
-from shem.provider.descriptor import BUILT_IN, Descriptor, load_descriptors, offer_template
+from shem.provider.descriptor import (
+    BUILT_IN,
+    Descriptor,
+    load_descriptors,
+    offer_template,
+    working,
+)
 from shem.provider.hardware import measure
 from shem.provider.offer import build_offer
 
@@ -93,6 +100,23 @@ async def test_unusable_templates_are_refused(code: str) -> None:
 
     with pytest.raises(UsageError, match="runtime x"):
         await offer_template(descriptor)
+
+
+async def test_only_runtimes_that_work_are_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    ill = Descriptor("ill", "1", (sys.executable, "-c", "raise SystemExit(1)"))
+    well = Descriptor("well", "1", (sys.executable, "-c", "pass"))
+    monkeypatch.setattr(descriptor_module, "CONTAINER", ill)
+
+    assert await working((BUILT_IN, ill, well)) == (BUILT_IN, well)
+
+    monkeypatch.setattr(descriptor_module, "CONTAINER", well)
+    assert await working((BUILT_IN, well)) == (BUILT_IN, well)
+    with pytest.raises(UsageError, match="runtime ill: test failed"):
+        await working((BUILT_IN, ill))
+
+
+def test_without_descriptors_there_are_the_built_in_runtimes() -> None:
+    assert [descriptor.name for descriptor in load_descriptors(None)] == ["wasmtime", "container"]
 
 
 async def test_missing_supervisor_is_refused() -> None:

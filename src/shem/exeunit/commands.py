@@ -63,7 +63,6 @@ class DeployOptions:
 
     volumes: Mapping[str, VolumeWish] = field(default_factory=dict)
     """By the path inside."""
-    hosts: Mapping[str, str] = field(default_factory=dict)
     hostname: str | None = None
     networks: bool = False
     """Whether the requestor wants this activity in a VPN."""

@@ -114,14 +114,14 @@ async def _serve(config: ProviderConfig) -> None:
     """Run the agent until a signal comes."""
     from shem.kernel.world import World
     from shem.provider.agent import Agent
-    from shem.provider.descriptor import load_descriptors, tested
+    from shem.provider.descriptor import load_descriptors, working
     from shem.provider.hardware import measure
     from shem.rest.client import RestClient
     from shem.store.datadir import hold_datadir
 
     world = World()
     with hold_datadir(config.data_dir, what="shem provider"):
-        descriptors = await tested(load_descriptors(config.exe_unit_path))
+        descriptors = await working(load_descriptors(config.exe_unit_path))
         async with RestClient(config.api_url, config.app_key) as client:
             agent = Agent(config, descriptors, measure(config.data_dir), client, world)
             await run_until_signal(agent)

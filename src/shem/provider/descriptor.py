@@ -136,9 +136,9 @@ def _descriptor(base: Path, entry: _Entry) -> Descriptor:
     )
 
 
-async def tested(descriptors: Sequence[Descriptor]) -> tuple[Descriptor, ...]:
+async def working(descriptors: Sequence[Descriptor]) -> tuple[Descriptor, ...]:
     """Return the runtimes that work here; UsageError when one does not that was asked for."""
-    working = [descriptor for descriptor in descriptors if descriptor is BUILT_IN]
+    found = [descriptor for descriptor in descriptors if descriptor is BUILT_IN]
     for descriptor in descriptors:
         if descriptor is BUILT_IN:
             continue
@@ -149,8 +149,8 @@ async def tested(descriptors: Sequence[Descriptor]) -> tuple[Descriptor, ...]:
                 raise
             log.info("runtime.not_offered", runtime=descriptor.name, reason=error.message)
         else:
-            working.append(descriptor)
-    return tuple(working)
+            found.append(descriptor)
+    return tuple(found)
 
 
 async def offer_template(descriptor: Descriptor) -> dict[str, Any]:

@@ -32,6 +32,7 @@ OFFER_TEMPLATE: Final[dict[str, Any]] = {
     "constraints": "",
 }
 EXIT_USAGE: Final = 2
+UNPACKING_MEMORY_SIZE: Final = 2 << 30
 _GIB: Final = 1 << 30
 
 
@@ -89,6 +90,8 @@ def _deploy(work_dir: Path, options: dict[str, str], limits: ContainerLimits) ->
     require_tools()
     if "--task-package" not in options:
         raise ImageFault("--task-package is missing")
+    unpacking = ContainerLimits(UNPACKING_MEMORY_SIZE, storage_size=limits.storage_size)
+    set_process_limits(unpacking, frozenset())
     try:
         wishes = json.loads(options.get("--volume-override", "{}"))
         made = deploy(

@@ -22,6 +22,8 @@ ERROR_TEXT_MAX: Final = 300
 LINE_SIZE_MAX: Final = 1 << 16
 NON_FATAL: Final = 2
 """unsquashfs could not make a device or give a file away, which is what we want."""
+_MODEST: Final = ("-processors", "2", "-data-queue", "32", "-frag-queue", "32")
+"""Megabytes of queues, which otherwise depend on the machine."""
 _SYSTEM: Final = ("/usr", "/bin", "/lib", "/lib32", "/lib64", "/libx32")
 
 
@@ -68,7 +70,8 @@ def _require_size(image: Path, size_max: int) -> None:
 
 
 def _unpack(image: Path, target: Path) -> None:
-    words = ["unsquashfs", "-no-progress", "-no-xattrs", "-quiet", "-d", "/out/root", "/image"]
+    words = ["unsquashfs", "-no-progress", "-no-xattrs", "-quiet", *_MODEST, "-d", "/out/root"]
+    words.append("/image")
     try:
         done = subprocess.run(
             _sandboxed(image, target, words),
