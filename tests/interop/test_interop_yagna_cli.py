@@ -14,13 +14,19 @@ import pytest
 from shem.bus.remote import RemoteBus
 from shem.bus.router import Bus
 from shem.bus.socket_server import SocketServer
+from shem.identity.keys import PrivateKey
+from shem.identity.keystore import open_keystore, seal
 from shem.identity.service import IdentityService
+from shem.identity.yagna_datadir import read_identities
 from shem.kernel.config import GsbAddress, NodeConfig
+from shem.kernel.errors import Conflict
 from shem.kernel.ids import NodeId
-from shem.kernel.world import World
+from shem.kernel.world import SystemRng, World
 from shem.net.memory import MemoryFabric
 from shem.node.local import LocalServices
 from shem.store.open import open_store
+from tests.interop.daemon import running
+from tests.interop.real_yagna import RealYagna
 
 YAGNA = Path(sys.executable).with_name("yagna")
 ME = "0x1a642f0e3c3af545e7acbd38b07251b3990914f1"
@@ -125,6 +131,60 @@ async def test_yagna_id_signs_with_our_key(station: Station) -> None:
     assert public["pubKey"].startswith("1b84c5567b126440995d3ed5aaba0565d71e1834604819ff9c17")
 
 
+async def test_yagna_locks_unlocks_renames_and_drops_our_identities(station: Station) -> None:
+    made = await station.json("id", "create", "vault", "--password", "s3cret")
+    assert made["Ok"]["isLocked"] is True
+    vault = made["Ok"]["nodeId"]
+
+    _, out, err = await station.run("id", "unlock", vault, "--password", "guess")
+    assert "InvalidPassword" in out + err
+    opened = await station.json("id", "unlock", vault, "--password", "s3cret")
+    assert opened["Ok"]["isLocked"] is False
+    assert (await station.json("id", "lock", vault))["Ok"]["isLocked"] is True
+    renamed = await station.json("id", "update", vault, "--alias", "safe", "--set-default")
+    assert renamed["Ok"]["alias"] == "safe"
+    assert (await station.json("id", "show"))["Ok"]["nodeId"] == vault
+    await station.json("id", "update", ME, "--set-default")
+    await station.json("id", "drop", vault, "--force")
+    rows = await station.json("id", "list")
+    assert [(row["address"], row["delete in progress"]) for row in rows] == [(ME, ""), (vault, "X")]
+
+
+async def test_yagna_exports_our_keystores_and_imports_its_own(station: Station) -> None:
+    _, text, _ = await station.run("id", "export")
+    assert open_keystore(text, "").node_id == ME
+    _, plain, _ = await station.run("id", "export", "--plain")
+    assert "01" * 32 in plain
+
+    file = station.home / "keystore.json"
+    other = PrivateKey.from_hex("02" * 32)
+    file.write_text(seal(other, "s3cret", SystemRng()))
+    taken = await station.json("id", "create", "other", "--from-keystore", str(file))
+    assert (taken["Ok"]["nodeId"], taken["Ok"]["isLocked"]) == (other.node_id, True)
+
+
+async def test_keys_move_between_a_real_yagna_and_us(station: Station, tmp_path: Path) -> None:
+    yagna = RealYagna(tmp_path / "yagna", None)
+    ours = seal(PrivateKey.from_hex("02" * 32), "s3cret", SystemRng())
+    file = tmp_path / "ours.json"
+    file.write_text(ours)
+    async with running(yagna):
+        code, _, err = await yagna.run("id", "create", "ours", "--from-keystore", str(file))
+        assert code == 0, err
+        with pytest.raises(Conflict, match="running"):
+            read_identities(yagna.datadir)
+    # It was killed: what it stored last is in the log of its database.
+    found = {identity.alias: identity for identity in read_identities(yagna.datadir)}
+
+    assert (found[None].node_id, found[None].is_default) == (yagna.node_id, True)
+    assert open_keystore(found[None].keystore, "").node_id == yagna.node_id
+    assert open_keystore(found["ours"].keystore, "s3cret").node_id == found["ours"].node_id
+    theirs = station.home / "theirs.json"
+    theirs.write_text(found[None].keystore)
+    taken = await station.json("id", "create", "moved", "--from-keystore", str(theirs))
+    assert (taken["Ok"]["nodeId"], taken["Ok"]["isLocked"]) == (yagna.node_id, False)
+
+
 async def test_yagna_app_key_creates_lists_and_drops_our_keys(station: Station) -> None:
     key = await station.json("app-key", "create", "mine")
 
@@ -160,8 +220,8 @@ async def test_yagna_says_what_our_node_refuses(station: Station) -> None:
     code, _, err = await station.run("net", "find", NOBODY)
     assert (code, f"node {NOBODY} is not registered" in err) == (1, True)
 
-    code, out, err = await station.run("id", "lock", ME)
-    assert "not supported yet" in out + err
+    assert (await station.run("id", "drop", ME, "--force"))[0] != 0
+    assert [row["address"] for row in await station.json("id", "list")] == [ME]
 
 
 async def test_yagna_version_and_shutdown(station: Station) -> None:
