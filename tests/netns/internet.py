@@ -58,6 +58,7 @@ class Host:
         self.space = Namespace(f"shem{os.getpid()}-{name}")
         self.tun = -1
         self.is_cut = False
+        self._is_up = True
         self.traffic = Traffic()
         self._internet = internet
         self._number = number
@@ -82,9 +83,11 @@ class Host:
 
     def link_down(self) -> None:
         """Pull the plug: the host sees it."""
+        self._is_up = False
         self.space.ip(f"link set {DEVICE} down")
 
     def link_up(self) -> None:
+        self._is_up = True
         self.space.ip(f"link set {DEVICE} up", self._route())
 
     def delete(self) -> None:
@@ -93,7 +96,8 @@ class Host:
         self.space.delete()
 
     def _raise(self) -> tuple[str, ...]:
-        return (f"address add {self.inner}/32 dev {DEVICE}", self._route())
+        address = f"address add {self.inner}/32 dev {DEVICE}"
+        return (address, self._route()) if self._is_up else (address,)
 
     def _route(self) -> str:
         return f"route replace {NETWORK} dev {DEVICE} src {self.inner}"

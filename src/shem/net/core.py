@@ -54,7 +54,7 @@ from shem.wire.relay_codec import decode_packet
 
 WATCH_INTERVAL_S: Final = 0.5
 """How often sessions and half-open tries are looked over."""
-RESUME_AGAIN_S: Final = (0.15, 0.5)
+RESUME_AGAIN_S: Final = (0.15, 0.5, 1.2)
 """ResumeForwarding is not acknowledged, and without it a yagna stays silent."""
 CROSSING_S: Final = 2.0
 """Sessions begun by both sides within this time are two answers to one question."""
@@ -383,6 +383,8 @@ class NodeCore:
         if is_known or self._stranger_limit.allow(source, now):
             code = r.Code.OK if is_known else r.Code.UNAUTHORIZED
             self._post.respond(sid, packet.content.request_id, r.Pong(), source, code=code)
+        if failed := self._dialler.on_ping(source, sid, now):
+            self._on_dial_failed(failed, now)
 
     def _on_handshake_request(
         self, packet: r.Packet, body: r.Session, source: Address, now: float

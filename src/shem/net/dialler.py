@@ -5,8 +5,11 @@
         |               PAUSED <---silence---/      (a peer is told to drop the half-open try)
         \\----- 0.2 s ----/
 
-A yagna never repeats an answer and ignores a new greeting while it holds a half-open try; hence
-the Disconnected before each retry. Pure but for the hashing, which is cut into slices.
+A yagna never repeats an answer and ignores a new greeting while it holds a half-open try, or the
+session that it believes was made; hence the Disconnected before each retry, which names the last
+session that the peer has offered. When its proof does not come it is resumed all the same: a Ping
+then shows that it has sent one, and that it was lost. Pure but for the hashing, which is cut into
+slices.
 """
 
 from collections.abc import Sequence
@@ -25,9 +28,13 @@ from shem.wire import relay as r
 from shem.wire.challenge import CHALLENGE_SIZE, Solver
 
 P2P_DIFFICULTY: Final = 1
-ATTEMPTS_MAX: Final = 3
+ATTEMPTS_MAX: Final = 5
+SILENT_ATTEMPTS_MAX: Final = 2
+"""The same with a peer that has not answered once."""
 RETRY_PAUSE_S: Final = 0.2
 """Time for a yagna to abort its half-open try."""
+ABORT_AGAIN_S: Final = 0.07
+"""When the Disconnected that makes it do so is repeated."""
 YIELD_S: Final = 1.5
 """How long an own attempt rests while the peer dials us."""
 DIALS_MAX: Final = 256
@@ -40,6 +47,8 @@ PEER_GREETING: Final = Pattern((0.0, 0.25, 0.6), 1.2)
 PEER_PROOF: Final = Pattern((0.0, 0.5, 1.0, 1.5, 3.0), 6.0, keep_id=True)
 """With its id kept: once processed, it must not meet the new session of a yagna. A yagna that is
 just starting greets at once, and proves itself seconds later, when it has read its keys."""
+RESUME_UNPROVEN_S: Final = (0.8, 1.6, 3.0)
+"""When a peer that owes its proof is resumed."""
 
 
 class Stage(StrEnum):
@@ -96,6 +105,9 @@ class _Attempt:
     """Ours for the peer; empty towards the relay."""
     stage: Stage = Stage.GREETING
     session_id: bytes = b""
+    last_id: bytes = b""
+    """The last session that the peer has offered."""
+    proved_at: float = 0.0
     solver: Solver | None = None
     count: int = 1
     resume_at: float = 0.0
@@ -188,14 +200,23 @@ class Dialler:
         attempt = self._attempts.get(address)
         if attempt is None:
             return None
-        if attempt.target is None or attempt.count >= ATTEMPTS_MAX:
-            return self._fail(attempt, "no answer")
-        if attempt.stage is Stage.GREETING and attempt.count > 1:
+        limit = ATTEMPTS_MAX if attempt.last_id else SILENT_ATTEMPTS_MAX
+        if attempt.target is None or attempt.count >= limit:
             return self._fail(attempt, "no answer")
         attempt.count += 1
-        self._abort_at_peer(attempt)
+        self._abort_at_peer(attempt, again_at=now + ABORT_AGAIN_S)
         self._pause(attempt, now + RETRY_PAUSE_S)
         return None
+
+    def on_ping(self, address: Address, session_id: bytes, now: float) -> DialFailed | None:
+        """Take a sign that the peer believes in the session of which we lack its proof."""
+        attempt = self._attempts.get(address)
+        if attempt is None or attempt.session_id != session_id:
+            return None
+        is_late = now - attempt.proved_at >= RESUME_UNPROVEN_S[0]
+        if attempt.stage is not Stage.PROVING or attempt.target is None or not is_late:
+            return None
+        return self.on_unanswered(address, now)
 
     def on_disconnected(self, address: Address, session_id: bytes) -> DialFailed | None:
         """Take the peer's word that this half-open try is over."""
@@ -253,7 +274,7 @@ class Dialler:
         if ask.kind != r.SHA3_512_LEADING_ZEROS:
             raise PeerError(f"challenge of unknown kind {ask.kind}")
         attempt.solver = Solver(ask.challenge, ask.difficulty)
-        attempt.session_id = session_id
+        attempt.session_id = attempt.last_id = session_id
         attempt.stage = Stage.SOLVING
 
     def _solve(self, attempt: _Attempt, now: float) -> None:
@@ -261,7 +282,10 @@ class Dialler:
         solution = attempt.solver.step()
         if solution is None:
             return
-        attempt.stage = Stage.PROVING
+        attempt.stage, attempt.proved_at = Stage.PROVING, now
+        for delay_s in RESUME_UNPROVEN_S if attempt.target is not None else ():
+            notice = r.ResumeForwarding()
+            self._post.control(attempt.session_id, notice, attempt.address, at=now + delay_s)
         proof = r.ChallengeResponse(solution, sign_solution(solution, self._keys))
         self._post.requests.start(
             Prove(attempt.address),
@@ -287,6 +311,9 @@ class Dialler:
         self.cancel(attempt.address, tell=True)
         return DialFailed(attempt.address, attempt.target, reason)
 
-    def _abort_at_peer(self, attempt: _Attempt) -> None:
-        session_id = attempt.session_id or self._post.rng.token(r.SESSION_ID_SIZE)
+    def _abort_at_peer(self, attempt: _Attempt, *, again_at: float | None = None) -> None:
+        session_id = attempt.last_id or self._post.rng.token(r.SESSION_ID_SIZE)
         self._post.disconnect(session_id, attempt.address)
+        if again_at is not None:
+            notice = r.Disconnected(session_id=session_id)
+            self._post.control(session_id, notice, attempt.address, at=again_at)

@@ -1,0 +1,154 @@
+"""Our node on the move: what is under way goes on, and it is found again without help.
+
+Bounds are those of GAP-17's promise: a second towards our own nodes and three towards a real yagna,
+after what the node can see itself; after what nobody can see, one interval of the keep-alive.
+"""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tests.netns.internet import Weather
+from tests.netns.stations import CHANNELS, region
+
+pytestmark = pytest.mark.timeout(150)
+
+SETTLED_S = 3.0
+"""After so long without calls nothing is under way that would tell of a change by chance."""
+SEEN_S = {"ours": 1.0, "yagna": 3.0}
+UNSEEN_S = 18.0
+"""The keep-alive's 15 s, and what it takes to act."""
+ROUTES = {"direct": (False, False), "relayed": (True, True)}
+
+
+@asynccontextmanager
+async def pair(net, directory, kind, route="direct"):
+    """Have our node, which roams, and a peer that it knows."""
+    async with region(net, directory) as made:
+        roamer_nat, peer_nat = ROUTES[route]
+        roamer, peer = await asyncio.gather(
+            made.station("ours", "roamer", behind_nat=roamer_nat),
+            made.station(kind, "peer", behind_nat=peer_nat),
+        )
+        for channel in CHANNELS:
+            await roamer.reaches(peer, channel, within_s=30)
+            await peer.reaches(roamer, channel, within_s=30)
+        yield made, roamer, peer
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.1, 0.3], ids="loss {:.0%}".format)
+@pytest.mark.parametrize("kind", ["ours", "yagna"])
+async def test_long_calls_outlive_a_cut_and_a_change_of_address(net, tmp_path, kind, loss):
+    async with pair(net, tmp_path, kind) as (_, roamer, peer):
+        net.weather = Weather(loss=loss, duplicates=loss / 5, delay_s=(0.005, 0.02))
+
+        async def both_ways(name, disturb):
+            """Have a long call in each direction while something happens."""
+            calls = [
+                asyncio.create_task(roamer.call_slowly(peer, f"{name} out", 4)),
+                asyncio.create_task(peer.call_slowly(roamer, f"{name} in", 4)),
+            ]
+            async with asyncio.timeout(30):
+                while not (peer.begun and roamer.begun):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+            await disturb()
+            answers = await asyncio.gather(*calls)
+            assert answers == [f"{name} out", f"{name} in"]
+            assert (peer.begun, roamer.begun) == ({answers[0]: 1}, {answers[1]: 1})
+            peer.begun.clear()
+            roamer.begun.clear()
+
+        async def cut():
+            net.cut(roamer.host)
+            await asyncio.sleep(2)
+            net.heal(roamer.host)
+
+        async def move():
+            roamer.host.move()
+
+        await both_ways("cut", cut)
+        await both_ways("move", move)
+
+        took = [await peer.reaches(roamer, channel, within_s=20) for channel in CHANNELS]
+        print(f"{kind}, loss {loss:.0%}: pings {took}")  # noqa: T201
+
+
+EVENTS = {}
+
+
+def event(fn):
+    EVENTS[fn.__name__.replace("_", " ")] = fn
+    return fn
+
+
+@event
+async def address_changed(made, roamer):
+    roamer.host.move()
+
+
+@event
+async def link_down_for_a_while(made, roamer):
+    roamer.host.link_down()
+    await asyncio.sleep(4)
+    roamer.host.link_up()
+
+
+@event
+async def link_comes_back_with_another_address(made, roamer):
+    roamer.host.link_down()
+    await asyncio.sleep(4)
+    roamer.host.move()
+    roamer.host.link_up()
+
+
+@event
+async def daemon_restarted(made, roamer):
+    await roamer.daemon.kill()
+    await roamer.daemon.start()
+
+
+@event
+async def daemon_restarted_on_another_address(made, roamer):
+    await roamer.daemon.kill()
+    roamer.host.move()
+    await roamer.daemon.start()
+
+
+@event
+async def relay_restarted_while_something_is_asked_for(made, roamer):
+    peer = made.stations[1] if made.stations[0] is roamer else made.stations[0]
+    await made.relay.kill()
+    asking = asyncio.create_task(roamer.reaches(peer, within_s=30))
+    await asyncio.sleep(1)
+    await made.relay.start()
+    await asking
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("kind", ["ours", "yagna"])
+async def test_after_what_it_sees_the_node_is_called_again_soon(net, tmp_path, kind, route):
+    async with pair(net, tmp_path, kind, route) as (made, roamer, peer):
+        took = {}
+        for name, happens in EVENTS.items():
+            await asyncio.sleep(SETTLED_S)
+            await happens(made, roamer)
+            took[name] = await peer.reaches(roamer, within_s=20)
+            assert await roamer.reaches(peer, within_s=20) < SEEN_S[kind], name
+
+    print(f"{kind}, {route}: { {name: round(s, 2) for name, s in took.items()} }")  # noqa: T201
+    assert {name: s for name, s in took.items() if s > SEEN_S[kind]} == {}
+
+
+async def test_after_what_nobody_sees_the_next_keep_alive_finds_out(net, tmp_path):
+    async with pair(net, tmp_path, "ours", "relayed") as (made, roamer, peer):
+        await asyncio.sleep(SETTLED_S)
+        roamer.host.nat.rebind()
+        rebound_s = await peer.reaches(roamer, within_s=UNSEEN_S)
+
+        await asyncio.sleep(SETTLED_S)
+        await made.relay.kill()
+        await made.relay.start()
+        restarted_s = await peer.reaches(roamer, within_s=UNSEEN_S)
+
+    print(f"other ports {rebound_s:.2f} s, relay restarted {restarted_s:.2f} s")  # noqa: T201
