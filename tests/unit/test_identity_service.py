@@ -1,5 +1,6 @@
 """Identities and application keys: first start, autoconfiguration, restarts, refusals."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -392,3 +393,16 @@ async def test_a_locked_default_identity_waits_for_its_password(start: Starter) 
     assert not again.waits_for_password
     assert await again.principal("any text") is not None
     assert again.keys()[0] is again.default
+
+
+async def test_an_identity_taken_twice_at_once_is_taken_once(start: Starter) -> None:
+    service = await start()
+
+    taken = await asyncio.gather(
+        service.create_identity(alias="one", keystore=LOCKED_KEYSTORE),
+        service.create_identity(alias="two", keystore=LOCKED_KEYSTORE),
+        return_exceptions=True,
+    )
+
+    assert sum(isinstance(outcome, Conflict) for outcome in taken) == 1
+    assert len(await service.identities()) == 2

@@ -14,6 +14,7 @@ from typing import Final
 
 import structlog
 
+from shem.identity import rows
 from shem.identity.app_keys import NAME_LENGTH_MAX, UNIT, AppKeys, drop_all_of
 from shem.identity.keys import PrivateKey
 from shem.identity.keystore import WrongPassword, address_of, for_people, open_keystore, seal
@@ -22,29 +23,15 @@ from shem.kernel.config import NodeConfig
 from shem.kernel.errors import Conflict, Gone, NotFound, UsageError
 from shem.kernel.ids import NodeId
 from shem.kernel.world import World
-from shem.store.unit import Row, Store, Unit
+from shem.store.unit import Row, Store
 
 log = structlog.get_logger()
 
 NO_PASSWORD: Final = ""
-IDENTITIES_MAX: Final = 100
 LOCKED: Final = "accountLocked"
 UNLOCKED: Final = "accountUnlocked"
 NEW_KEY: Final = "newKey"
 DROPPED_KEY: Final = "droppedKey"
-
-_SELECT: Final = "SELECT node_id, keystore, alias, is_default, is_deleted FROM identity"
-_EVERY: Final = f"{_SELECT} ORDER BY is_default DESC, is_deleted, created_ns, node_id LIMIT :limit"
-_ADD: Final = """
-    INSERT INTO identity (node_id, keystore, alias, is_default, is_deleted, created_ns)
-    VALUES (:node_id, :keystore, :alias, :is_default, 0, :created_ns)
-    ON CONFLICT (node_id) DO UPDATE SET keystore = excluded.keystore, alias = excluded.alias,
-        is_default = excluded.is_default, is_deleted = 0
-"""
-_NO_DEFAULT: Final = "UPDATE identity SET is_default = 0 WHERE is_default = 1"
-_DROP: Final = """
-    UPDATE identity SET is_deleted = 1, keystore = '', alias = NULL WHERE node_id = :node_id
-"""
 
 
 class IdentityService:
@@ -66,8 +53,8 @@ class IdentityService:
 
     async def start(self) -> None:
         """Load the identities; on a first start, make one. The default one may stay locked."""
-        rows = [row for row in await self._rows() if not row["is_deleted"]]
-        for row in rows:
+        stored = [row for row in await rows.every(self._store) if not row["is_deleted"]]
+        for row in stored:
             self._load(row)
         if self._config.autoconf_id_secret is not None:
             key = PrivateKey.from_hex(self._config.autoconf_id_secret)
@@ -75,8 +62,8 @@ class IdentityService:
                 await self._add(key.node_id, self._sealed(key), key, alias=None, is_default=True)
             self._use(key)
             self._settle_default(key.node_id)
-        elif rows and rows[0]["is_default"]:
-            self._settle_default(rows[0]["node_id"])
+        elif stored and stored[0]["is_default"]:
+            self._settle_default(stored[0]["node_id"])
         else:
             key = PrivateKey.generate(self._world.rng)
             await self._add(key.node_id, self._sealed(key), key, alias=None, is_default=True)
@@ -116,7 +103,7 @@ class IdentityService:
         try:
             return self._keys[node_id]
         except KeyError:
-            raise _not_ours(node_id) from None
+            raise rows.not_ours(node_id) from None
 
     def owns(self, node_id: NodeId) -> bool:
         """Tell whether this is an identity of this node, locked or not."""
@@ -132,8 +119,8 @@ class IdentityService:
 
     async def identities(self) -> list[IdentityInfo]:
         """Return what the node knows of its identities, default first; dropped ones of this run."""
-        rows = await self._rows()
-        infos = [self._info(row) for row in rows if self._is_told(row)]
+        stored = await rows.every(self._store)
+        infos = [self._info(row) for row in stored if self._is_told(row)]
         return sorted(infos, key=lambda info: not info.is_default)
 
     async def create_identity(
@@ -154,8 +141,8 @@ class IdentityService:
                 node_id = address_of(keystore)
         if self.owns(node_id):
             raise Conflict(f"identity {node_id} exists already")
-        if len(self._keys) + len(self._locked) >= IDENTITIES_MAX:
-            raise UsageError(f"a node has at most {IDENTITIES_MAX} identities")
+        if len(self._keys) + len(self._locked) >= rows.IDENTITIES_MAX:
+            raise UsageError(f"a node has at most {rows.IDENTITIES_MAX} identities")
         await self._add(node_id, text, key, alias=alias, is_default=False)
         self._dropped.discard(node_id)
         if key is not None:
@@ -170,18 +157,11 @@ class IdentityService:
         """Rename an identity, or make it the default, which the next start obeys."""
         _check_alias(alias)
         async with self._store.unit(UNIT) as unit:
-            row = await _row(unit, node_id)
+            row = await rows.one(unit, node_id)
             if alias is not None:
-                unit.execute(
-                    "UPDATE identity SET alias = :alias WHERE node_id = :node_id",
-                    alias=alias,
-                    node_id=node_id,
-                )
+                rows.rename(unit, node_id, alias)
             if set_default:
-                unit.execute(_NO_DEFAULT)
-                unit.execute(
-                    "UPDATE identity SET is_default = 1 WHERE node_id = :node_id", node_id=node_id
-                )
+                rows.make_default(unit, node_id)
         if set_default:
             self._default_told = node_id
         return self._info({**row, "alias": row["alias"] if alias is None else alias})
@@ -192,26 +172,23 @@ class IdentityService:
         What the net has proven with the key stays proven until the node restarts.
         """
         async with self._store.unit(UNIT) as unit:
-            row = await _row(unit, node_id)
+            row = await rows.one(unit, node_id)
             if new_password is not None:
                 if node_id in self._locked:
                     raise UsageError("key already locked")
-                unit.execute(
-                    "UPDATE identity SET keystore = :keystore WHERE node_id = :node_id",
-                    keystore=seal(self.key(node_id), new_password, self._world.rng),
-                    node_id=node_id,
-                )
+                sealed = seal(self.key(node_id), new_password, self._world.rng)
+                rows.replace_keystore(unit, node_id, sealed)
             unit.after_commit(lambda: self._forget(node_id))
         return self._info(row)
 
     async def unlock(self, node_id: NodeId, password: str) -> IdentityInfo:
         """Open the key with its password, which is checked even when it is open already."""
-        text = await self._keystore(node_id)
+        text = (await rows.one(self._store, node_id))["keystore"]
         key = await asyncio.to_thread(open_keystore, text, password)
         if key.node_id != node_id:
             raise UsageError(f"the keystore is not that of {node_id}")
         async with self._store.unit(UNIT) as unit:
-            row = await _row(unit, node_id)
+            row = await rows.one(unit, node_id)
             if row["keystore"] != text:
                 raise Conflict(f"the password of {node_id} was changed meanwhile")
             unit.after_commit(lambda: self._use(key))
@@ -221,12 +198,12 @@ class IdentityService:
     async def drop(self, node_id: NodeId) -> IdentityInfo:
         """Erase an identity and its application keys, durably and at once."""
         async with self._store.unit(UNIT) as unit:
-            row = await _row(unit, node_id, deleted_too=True)
+            row = await rows.one(unit, node_id, dropped_too=True)
             if row["is_deleted"]:
                 raise Gone(f"identity {node_id} was dropped already")
             if node_id in (self._default_of_run, self._default_told) or row["is_default"]:
                 raise DefaultKept
-            unit.execute(_DROP, node_id=node_id)
+            rows.drop(unit, node_id)
             app_keys = await drop_all_of(unit, node_id)
             unit.after_commit(lambda: self._forget_for_ever(node_id))
         for info in app_keys:
@@ -235,7 +212,7 @@ class IdentityService:
 
     async def export(self, node_id: NodeId) -> str:
         """Return the keystore as people store it; what opens it here opens it there."""
-        return for_people(await self._keystore(node_id))
+        return for_people((await rows.one(self._store, node_id))["keystore"])
 
     async def principal(self, app_key: str) -> Principal | None:
         """Return for whom the holder of `app_key` acts, or None; takes as long either way."""
@@ -254,7 +231,7 @@ class IdentityService:
         """Make an application key; the same name and identity again is the same key."""
         owner = self.default_id if identity is None else identity
         if not self.owns(owner):
-            raise _not_ours(owner)
+            raise rows.not_ours(owner)
         created = await self._app_keys.create(name, owner, allow_origins)
         self._tell_app_key(NEW_KEY, created)
         return created
@@ -262,12 +239,6 @@ class IdentityService:
     async def drop_app_key(self, name: str, *, identity: NodeId | None = None) -> None:
         """Remove an application key; NotFound when there is none of that name."""
         self._tell_app_key(DROPPED_KEY, await self._app_keys.drop(name, identity))
-
-    async def _rows(self) -> list[Row]:
-        return await self._store.fetch(_EVERY, limit=IDENTITIES_MAX)
-
-    async def _keystore(self, node_id: NodeId) -> str:
-        return str((await _row(self._store, node_id))["keystore"])
 
     def _is_told(self, row: Row) -> bool:
         return not row["is_deleted"] or row["node_id"] in self._dropped
@@ -331,12 +302,10 @@ class IdentityService:
     ) -> None:
         """Store a keystore, and only then use its key."""
         async with self._store.unit(UNIT) as unit:
-            if is_default:
-                unit.execute(_NO_DEFAULT)
-            unit.execute(
-                _ADD,
-                node_id=node_id,
-                keystore=keystore,
+            rows.add(
+                unit,
+                node_id,
+                keystore,
                 alias=alias,
                 is_default=is_default,
                 created_ns=self._world.clock.wall_ns(),
@@ -347,17 +316,6 @@ class IdentityService:
             self._use(key)
 
 
-def _not_ours(node_id: NodeId) -> NotFound:
-    return NotFound(f"identity {node_id} is not one of this node")
-
-
 def _check_alias(alias: str | None) -> None:
     if alias is not None and not 0 < len(alias) <= NAME_LENGTH_MAX:
         raise UsageError(f"an alias has 1 to {NAME_LENGTH_MAX} characters")
-
-
-async def _row(unit: Store | Unit, node_id: NodeId, *, deleted_too: bool = False) -> Row:
-    rows = await unit.fetch(f"{_SELECT} WHERE node_id = :node_id", node_id=node_id)
-    if not rows or (rows[0]["is_deleted"] and not deleted_too):
-        raise _not_ours(node_id)
-    return rows[0]
