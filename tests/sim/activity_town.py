@@ -33,6 +33,7 @@ from shem.store.committer import InlineCommitter
 from shem.store.open import open_store
 from shem.store.outbox import Outbox
 from shem.store.unit import Store
+from shem.wire.flexbuffers import as_bytes
 from shem.wire.gsb import CallReply, CallRequest, decode_packet
 from tests.sim.virtual_time import EPOCH_NS, VirtualClock
 
@@ -247,6 +248,9 @@ class ExeUnit:
         self.never: set[str] = set()
         self.ran: list[str] = []
         self.calls: list[str] = []
+        self.http: list[dict[str, Any]] = []
+        self.http_reply: object = None
+        self.stream_pause_s = 0.0
         self.auto = True
         self.alive = True
         self._legacy = legacy
@@ -264,6 +268,7 @@ class ExeUnit:
             "Exec": self._exec,
             "GetExecBatchResults": self._results,
             "GetRunningCommand": self._running,
+            "GsbHttpCallMessage": self._http,
         }
         if not self._legacy:
             served["ResolveBatch"] = self._resolve
@@ -277,9 +282,11 @@ class ExeUnit:
             return await handlers[name](call)
 
         stream = typed_stream(self._stream, _payload)
+        http_stream = typed_stream(self._http_stream, _payload)
         self._bindings = [
             self._bus.bind(prefix, dispatch),
             self._bus.bind_stream(f"{prefix}/StreamExecBatchResults", stream),
+            self._bus.bind_stream(f"{prefix}/GsbHttpCallStreamingMessage", http_stream),
         ]
 
     def unbind(self) -> None:
@@ -373,12 +380,30 @@ class ExeUnit:
 
     async def _stream(self, _call: Call, body: Any) -> AsyncIterator[object]:
         for index, kind in enumerate(({"stdout": "hi\n"}, {"finished": {"return_code": 0}})):
+            await asyncio.sleep(self.stream_pause_s if index else 0)
             yield {
                 "kind": kind,
                 "batch_id": body["batch_id"],
                 "timestamp": "2026-11-23T20:00:00.123456",
                 "index": index,
             }
+
+    async def _http(self, _call: Call, body: Any) -> object:
+        """Be a service that echoes: status 201, what it was asked as its body."""
+        self.http.append(body)
+        if self.http_reply is not None:
+            return self.http_reply
+        headers = {"x-service": ["one", "two"], "content-type": ["text/x"], "connection": ["close"]}
+        return {
+            "header": {"response_headers": headers, "status_code": 201},
+            "body": {"msg_bytes": b"\xff" + as_bytes(body.get("body") or b"")},
+        }
+
+    async def _http_stream(self, _call: Call, body: Any) -> AsyncIterator[object]:
+        self.http.append(body)
+        yield {"Header": {"response_headers": {"x-service": ["s"]}, "status_code": 200}}
+        for part in (b"data: 1\n\n", b"data: 2\n\n"):
+            yield {"Body": {"msg_bytes": part}}
 
 
 def _payload(error: ShemError) -> object:

@@ -291,10 +291,9 @@ NOTHING = "DAO error: Not found: agreement id for activity: deadbeef"
             400,
             "Bad request: Invalid requestor pub key: Invalid character 'z' at position 0",
         ),
-        (("GET", "/_monitor", None), 501, "_monitor is not supported yet"),
         (("POST", "/activity/00/encrypted", None), 501, "encrypted execution is not supported yet"),
-        (("GET", "/activity/00/proxy-http/a/b", None), 501, "proxy-http is not supported yet"),
-        (("PATCH", "/activity/00/proxy-http/a/b", None), 501, "proxy-http is not supported yet"),
+        (("GET", "/activity/deadbeef/proxy-http/a/b", None), 500, NOTHING),
+        (("PATCH", "/activity/deadbeef/proxy-http/a/b", None), 500, NOTHING),
     ],
 )
 def test_errors_have_yagnas_status_and_words(

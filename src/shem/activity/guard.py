@@ -30,12 +30,12 @@ ACTIONS: Final[dict[str, Action]] = {
     "GetRunningCommand": Action.GET_RUNNING_COMMAND,
     "GetActivityState": Action.GET_ACTIVITY_STATE,
     "GetActivityUsage": Action.GET_ACTIVITY_USAGE,
+    "GsbHttpCallMessage": Action.EXEC,
+    "GsbHttpCallStreamingMessage": Action.EXEC,
 }
 """What may be said to an ExeUnit, and the action it is."""
-LATER: Final = frozenset(
-    {"CallEncryptedService", "GsbHttpCallMessage", "GsbHttpCallStreamingMessage"}
-)
-STREAMS: Final = frozenset({"StreamExecBatchResults"})
+LATER: Final = frozenset({"CallEncryptedService"})
+STREAMS: Final = frozenset({"StreamExecBatchResults", "GsbHttpCallStreamingMessage"})
 DEFAULT_WAIT_S: Final = 5.0
 """For an ExeUnit to come back, when the call names no timeout."""
 

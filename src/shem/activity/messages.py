@@ -216,6 +216,7 @@ _KINDS: Final[dict[str, tuple[type[ShemError], str]]] = {
     "service": (PeerError, "Service error"),
     "activity": (PeerError, "Service error"),
     "usageLimitExceeded": (PeerError, "Service error"),
+    "RuntimeException": (PeerError, "Service error"),
 }
 
 

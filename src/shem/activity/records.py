@@ -66,6 +66,11 @@ def state_topic(activity_id: str) -> str:
     return f"activity.state:{activity_id}"
 
 
+def provided_topic(identity: str) -> str:
+    """Changes with every state and usage of the activities that an identity provides."""
+    return f"activity.provided:{identity}"
+
+
 def _activity(row: Row) -> Activity:
     pending = row["pending"]
     vector = row["usage_vector"]
@@ -125,6 +130,17 @@ async def alive_activities(fetch: Fetch, role: Role) -> list[Activity]:
         "SELECT * FROM activity WHERE role = :role AND state <> 'Terminated'"
         " ORDER BY created_ns DESC LIMIT :most",
         role=role,
+        most=ACTIVITIES_MAX,
+    )
+    return [_activity(row) for row in rows]
+
+
+async def provided_by(fetch: Fetch, identity: str) -> list[Activity]:
+    """Return the living activities that an identity provides, oldest first."""
+    rows = await fetch(
+        "SELECT * FROM activity WHERE role = 'Provider' AND state <> 'Terminated'"
+        " AND identity = :identity ORDER BY created_ns, activity_id LIMIT :most",
+        identity=identity,
         most=ACTIVITIES_MAX,
     )
     return [_activity(row) for row in rows]
@@ -207,7 +223,7 @@ def save_activity(unit: Unit, activity: Activity) -> None:
         usage_ns=activity.usage_ns,
         destroy_ns=activity.destroy_ns,
     )
-    unit.notify(activity.state_topic)
+    _notify(unit, activity)
 
 
 def save_state(unit: Unit, activity: Activity, state: ActivityState, now_ns: int) -> None:
@@ -227,7 +243,7 @@ def save_state(unit: Unit, activity: Activity, state: ActivityState, now_ns: int
         id=activity.activity_id,
         role=activity.role,
     )
-    unit.notify(activity.state_topic)
+    _notify(unit, activity)
 
 
 def save_usage(unit: Unit, activity: Activity, usage: tuple[float, ...], usage_ns: int) -> None:
@@ -240,6 +256,8 @@ def save_usage(unit: Unit, activity: Activity, usage: tuple[float, ...], usage_n
         id=activity.activity_id,
         role=activity.role,
     )
+    if activity.role is Role.PROVIDER:
+        unit.notify(provided_topic(activity.identity))
 
 
 def save_destroy(unit: Unit, activity: Activity, destroy_ns: int | None) -> None:
@@ -251,6 +269,12 @@ def save_destroy(unit: Unit, activity: Activity, destroy_ns: int | None) -> None
         id=activity.activity_id,
         role=activity.role,
     )
+
+
+def _notify(unit: Unit, activity: Activity) -> None:
+    unit.notify(activity.state_topic)
+    if activity.role is Role.PROVIDER:
+        unit.notify(provided_topic(activity.identity))
 
 
 def _vector(usage: tuple[float, ...] | None) -> str | None:

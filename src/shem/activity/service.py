@@ -4,8 +4,8 @@
 acts for a REST client takes its `Caller` and asks `permissions.decide` first.
 """
 
-from collections.abc import AsyncGenerator
-from typing import Final, Self
+from collections.abc import AsyncGenerator, Awaitable
+from typing import Final, Self, TypeVar
 
 from shem.activity.batchwork import BatchWork
 from shem.activity.creator import Creator
@@ -13,11 +13,14 @@ from shem.activity.destroyer import Destroyer
 from shem.activity.eventlog import EVENTS_MAX, ProviderEvent, events_topic, load_events
 from shem.activity.guard import Guard
 from shem.activity.ledger import load_batch
+from shem.activity.live import Live
 from shem.activity.messages import EndpointGone, usage_body
 from shem.activity.monitor import Monitor
+from shem.activity.overview import Overview
 from shem.activity.parties import OVER, Agreement, Agreements, pick, require
 from shem.activity.peer import Features, Peers
 from shem.activity.provider import ProviderServices
+from shem.activity.proxy import HttpCall, HttpHead, Proxy
 from shem.activity.puller import Puller
 from shem.activity.reading import Reading
 from shem.activity.records import (
@@ -43,6 +46,8 @@ from shem.permissions import Action, Resource, decide
 from shem.rest.models import Standing
 from shem.store.outbox import Outbox
 from shem.store.unit import Store
+
+T = TypeVar("T")
 
 ENDED_AT_ONCE_MAX: Final = 1_000
 """Agreements whose end waits to be handled; more are found by the monitor."""
@@ -91,6 +96,9 @@ class ActivityService:
         self._monitor = Monitor(store, market, self._services, self._watch, world)
         self._guard = Guard(store, bus, self._watch, world)
         self._standings = Standings(store, market, world)
+        self._live = Live(store, peers)
+        self._proxy = Proxy(peers)
+        self._overview = Overview(store, market, world)
         market.on_agreement_end(self._agreement_ended)
 
     async def __aenter__(self) -> Self:
@@ -141,6 +149,13 @@ class ActivityService:
 
     async def _own(self, caller: Caller, activity_id: str, action: Action) -> Activity:
         return await self._pick(caller, activity_id, {Role.REQUESTOR: action})
+
+    async def _told(self, activity: Activity, work: Awaitable[T]) -> T:
+        """Await a call to the ExeUnit; that nobody is there is explained by the activity's end."""
+        try:
+            return await work
+        except EndpointGone as error:
+            raise await self._standings.explained(activity, error) from error
 
     async def _agreement(self, caller: Caller, agreement_id: str, action: Action) -> Agreement:
         if any(character not in "0123456789abcdefABCDEF" for character in agreement_id):
@@ -201,9 +216,7 @@ class ActivityService:
             raise await self._standings.explained(activity, gone)
         chosen = batch_id or BatchId(new_hex_id(self.world.rng))
         try:
-            await self._work.execute(activity, script, chosen, timeout_s)
-        except EndpointGone as error:
-            raise await self._standings.explained(activity, error) from error
+            await self._told(activity, self._work.execute(activity, script, chosen, timeout_s))
         finally:
             batch = await load_batch(self.store.fetch, activity_id, chosen)
             if batch is not None:
@@ -220,22 +233,30 @@ class ActivityService:
         command_index: int | None,
     ) -> list[Result]:
         activity = await self._own(caller, activity_id, Action.GET_EXEC_BATCH_RESULTS)
-        try:
-            return await self._reading.results(activity, batch_id, timeout_s, command_index)
-        except EndpointGone as error:
-            raise await self._standings.explained(activity, error) from error
+        return await self._told(
+            activity, self._reading.results(activity, batch_id, timeout_s, command_index)
+        )
 
     async def stream(
         self, caller: Caller, activity_id: str, batch_id: str
     ) -> AsyncGenerator[object, None]:
-        """Return the runtime events of a batch from now on, as the ExeUnit sends them."""
+        """Return the runtime events of a batch, live or as its stored results tell them."""
         activity = await self._own(caller, activity_id, Action.GET_EXEC_BATCH_RESULTS)
-        return self._peers.stream(
-            activity.identity,
-            activity.provider,
-            f"exeunit/{activity_id}/StreamExecBatchResults",
-            {"activity_id": activity_id, "batch_id": batch_id},
-        )
+        return await self._told(activity, self._live.events(activity, batch_id))
+
+    async def proxy(
+        self, caller: Caller, activity_id: str, call: HttpCall
+    ) -> tuple[HttpHead, bytes]:
+        """Pass an HTTP call on to the service inside the activity."""
+        activity = await self._own(caller, activity_id, Action.EXEC)
+        return await self._told(activity, self._proxy.call(activity, call))
+
+    async def proxy_stream(
+        self, caller: Caller, activity_id: str, call: HttpCall
+    ) -> tuple[HttpHead, AsyncGenerator[bytes, None]]:
+        """As `proxy`, with the body as it comes."""
+        activity = await self._own(caller, activity_id, Action.EXEC)
+        return await self._told(activity, self._proxy.stream(activity, call))
 
     async def batches(self, caller: Caller, activity_id: str) -> list[dict[str, object]]:
         activity = await self._own(caller, activity_id, Action.GET_EXEC_BATCH_RESULTS)
@@ -245,10 +266,7 @@ class ActivityService:
         self, caller: Caller, activity_id: str, timeout_s: float
     ) -> list[object]:
         activity = await self._own(caller, activity_id, Action.GET_RUNNING_COMMAND)
-        try:
-            return await self._reading.running_command(activity, timeout_s)
-        except EndpointGone as error:
-            raise await self._standings.explained(activity, error) from error
+        return await self._told(activity, self._reading.running_command(activity, timeout_s))
 
     # --- both ---------------------------------------------------------------------------------
 
@@ -305,6 +323,13 @@ class ActivityService:
         decide(caller, Action.PROV_COLLECT_ACTIVITY_EVENTS, own, now_ns=now_ns).require()
         identity, most = caller.node_id, min(most, EVENTS_MAX)
         return await load_events(self.store.fetch, identity, after_ns, app_session_id, most)
+
+    def overview(self, caller: Caller) -> AsyncGenerator[dict[str, object], None]:
+        """Return what the caller provides, and every change of it."""
+        own = Resource("", None, caller.node_id)
+        now_ns = self.world.clock.wall_ns()
+        decide(caller, Action.PROV_GET_ACTIVITY_STATE, own, now_ns=now_ns).require()
+        return self._overview.items(caller.node_id)
 
     def events_topic(self, identity: NodeId) -> str:
         return events_topic(identity)

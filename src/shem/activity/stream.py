@@ -1,11 +1,12 @@
 """Runtime events as server-sent events, in the bytes yagna writes.
 
 Rules (docs/protocol/activity-exeunit.md §2.5): `event`, `data`, `id` counted from 0 per connection,
-then an empty line; once the ExeUnit has ended its stream, `:ping` every 15 s. Unlike yagna, which
-stays silent for ever, a stream that fails ends the response. Nothing is replayed: JSON polling is
-the durable way.
+then an empty line; once the ExeUnit has ended its stream, `:ping` every 15 s. Unlike yagna we also
+send the ping (a comment, to readers of such streams) while a command says nothing for so long, and
+a stream that fails ends the response instead of being silent for ever.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Final
@@ -21,6 +22,7 @@ log = structlog.get_logger()
 
 PING: Final = b":ping\n"
 PING_PERIOD_S: Final = 15.0
+_END: Final = object()
 _FIELDS: Final = ("batch_id", "index", "timestamp", "kind")
 
 
@@ -35,9 +37,12 @@ def encode_event(number: int, event: object) -> bytes:
 async def frames(events: AsyncGenerator[object, None], clock: Clock) -> AsyncIterator[bytes]:
     """Yield the body of the response."""
     try:
-        async with aclosing(events):
+        async with aclosing(with_pings(events)) as pinged:
             number = 0
-            async for event in events:
+            async for event in pinged:
+                if event is None:
+                    yield PING
+                    continue
                 yield encode_event(number, event)
                 number += 1
     except ShemError as error:
@@ -46,3 +51,21 @@ async def frames(events: AsyncGenerator[object, None], clock: Clock) -> AsyncIte
     while True:
         yield PING
         await clock.sleep(PING_PERIOD_S)
+
+
+async def with_pings(events: AsyncGenerator[object, None]) -> AsyncGenerator[object, None]:
+    """Yield the events, and None whenever there was none for `PING_PERIOD_S`."""
+    waiting: asyncio.Future[object] | None = None
+    async with aclosing(events):
+        try:
+            while True:
+                waiting = asyncio.ensure_future(anext(events, _END))
+                while not (await asyncio.wait({waiting}, timeout=PING_PERIOD_S))[0]:
+                    yield None
+                event = waiting.result()
+                if event is _END:
+                    return
+                yield event
+        finally:
+            if waiting is not None and waiting.cancel():
+                await asyncio.gather(waiting, return_exceptions=True)

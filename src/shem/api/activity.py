@@ -1,10 +1,11 @@
 """`/activity-api/v1`: yagna's paths, forms and status codes, and our list of batches.
 
 Requests are translated to `ActivityService` and back; see docs/protocol/activity-exeunit.md §2.
-Ours alone: `GET …/exec`, `batchId` in an exec, `intentId` in a create.
+Ours alone: `GET …/exec`, `GET …/absence`, `batchId` in an exec, `intentId` in a create.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Final
 
 import msgspec
@@ -13,6 +14,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from shem.activity.eventlog import EVENTS_MAX, ProviderEvent
+from shem.activity.proxy import HttpHead, build_call
 from shem.activity.service import ActivityService
 from shem.activity.stream import frames
 from shem.api.activity_promises import PROMISES
@@ -28,6 +30,7 @@ from shem.api.kit import (
     query_int,
     query_text,
     query_time,
+    read_body,
     read_json,
     route,
 )
@@ -38,6 +41,8 @@ from shem.wire.errors import WireError
 BASE: Final = "/activity-api/v1"
 INTENT_ID_MAX: Final = 64
 SSE: Final = "text/event-stream"
+STREAMED: Final = frozenset({SSE, "application/octet-stream"})
+"""What a proxied call must accept, to the letter, to get its answer as it comes."""
 
 Served = Callable[[Request, Context], Awaitable[object]]
 
@@ -64,7 +69,7 @@ def routes(activity: ActivityService) -> list[Route]:
     methods = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
     table = [
         route("GET", f"{BASE}/events", api.events),
-        route("GET", f"{BASE}/_monitor", _later("_monitor")),
+        route("GET", f"{BASE}/_monitor", api.monitor),
         route("POST", f"{BASE}/activity", _json(api.create)),
         route("GET", f"{BASE}/activity", _json(api.list_activities)),
         route("DELETE", one, _json(api.destroy)),
@@ -78,10 +83,7 @@ def routes(activity: ActivityService) -> list[Route]:
         route("GET", f"{one}/exec", _json(api.batches)),
         route("GET", f"{one}/exec/{{batch_id}}", api.results),
         route("POST", f"{one}/encrypted", _later("encrypted execution")),
-        *(
-            route(method, f"{one}/proxy-http/{{url:path}}", _later("proxy-http"))
-            for method in methods
-        ),
+        *(route(method, f"{one}/proxy-http/{{url:path}}", api.proxy) for method in methods),
     ]
     promise(BASE, table, PROMISES)
     return table
@@ -114,6 +116,22 @@ def _count(request: Request, name: str) -> int | None:
     if value is not None and value < 0:
         raise Framework("Query deserialize error: invalid digit found in string")
     return value
+
+
+def _with_head(response: Response, head: HttpHead, content_type: str | None) -> Response:
+    """Give a response the headers of the service's answer; its type is as the client asked."""
+    for name, value in head.headers:
+        if name.lower() != "content-type" or content_type is None:
+            response.headers.append(name, value)
+    if content_type is not None:
+        response.headers["content-type"] = content_type
+    return response
+
+
+async def _monitor_frames(items: AsyncGenerator[dict[str, object], None]) -> AsyncIterator[bytes]:
+    async with aclosing(items):
+        async for item in items:
+            yield b"data: " + msgspec.json.encode(item) + b"\r\n\r\n"
 
 
 class _Api:
@@ -163,6 +181,26 @@ class _Api:
             command_index=_count(request, "commandIndex"),
         )
         return json_reply(found)
+
+    async def proxy(self, request: Request, who: Context) -> Response:
+        call = build_call(
+            request.method,
+            str(request.path_params["url"]).removeprefix("/"),
+            request.url.query,
+            request.headers.items(),
+            await read_body(request),
+        )
+        accept = request.headers.get("accept")
+        if accept in STREAMED:
+            head, chunks = await self._activity.proxy_stream(who.caller, _id(request), call)
+            return _with_head(StreamingResponse(chunks, head.status), head, accept)
+        head, body = await self._activity.proxy(who.caller, _id(request), call)
+        return _with_head(Response(body, head.status), head, None)
+
+    async def monitor(self, request: Request, who: Context) -> Response:
+        del request
+        items = _monitor_frames(self._activity.overview(who.caller))
+        return StreamingResponse(items, media_type=SSE, headers={"cache-control": "no-cache"})
 
     async def command(self, request: Request, who: Context) -> object:
         return await self._activity.running_command(who.caller, _id(request), _timeout_s(request))
