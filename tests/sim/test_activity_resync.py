@@ -184,7 +184,7 @@ def test_states_are_fresh_after_an_absence_without_being_asked_for(play: Play) -
         town.cut()
         await asyncio.sleep(5)
         await town.agent.unit.report_state("Terminated", None, reason="execution aborted")
-        await asyncio.sleep(3600)
+        await asyncio.sleep(120)
         known = await load_activity(town.requestor.store.fetch, activity, Role.REQUESTOR)
         assert known is not None and not known.state.ended
 
