@@ -1,7 +1,7 @@
 """Run the test suites, fast ones first: `python -m tests.run [SUITE ...]`.
 
 On a fresh Debian machine with root it first installs what some suites need (`NEEDS`); without
-root those suites skip with the reason. Every suite is one pytest process. Where real programs run in
+root those suites skip with the reason. Every suite is one pytest process. Where programs run in
 real time (`TIMED`) a test that failed is run once more, and said so: a busy machine may upset even
 the real yagna. The exit status is 1 when any suite failed.
 """
