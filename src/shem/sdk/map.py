@@ -206,9 +206,10 @@ class Mapping(Generic[I]):
                 self._journal.close()
 
     def __await__(self) -> Generator[object, None, list[Done[I]]]:
-        return self._all().__await__()
+        return self.all().__await__()
 
-    async def _all(self) -> list[Done[I]]:
+    async def all(self) -> list[Done[I]]:
+        """Compute everything and return it in the order of the inputs."""
         async with self as mapping:
             found = [done async for done in mapping]
         return sorted(found, key=lambda done: done.index)
