@@ -25,8 +25,10 @@ ALL_PROOFS_RATE_PER_S: Final = 1_000.0
 ALL_PROOFS_BURST: Final = 1_000.0
 
 SEARCH_RATE_PER_S: Final = 1.0
-"""Neighbour questions per session: they look at every node. A node asks once in five minutes."""
-SEARCH_BURST: Final = 10.0
+"""Neighbour questions per session: they look at every node."""
+SEARCH_BURST: Final = 100.0
+"""Among few nodes a yagna asks before each broadcast, and sends up to 50 of them in three seconds:
+200 Offers and 200 withdrawals, eight at a time. Refused, it does not broadcast at all."""
 
 FORWARD_RATE_PER_S: Final = 50_000.0
 """Datagrams forwarded per session: 70 MB/s, half of what the relay can do."""
