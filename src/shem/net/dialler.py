@@ -30,11 +30,13 @@ from shem.wire.challenge import CHALLENGE_SIZE, Solver
 P2P_DIFFICULTY: Final = 1
 ATTEMPTS_MAX: Final = 5
 SILENT_ATTEMPTS_MAX: Final = 2
-"""The same with a peer that has not answered once."""
+"""The same with a peer that has not answered once,"""
+KNOWN_ATTEMPTS_MAX: Final = 3
+"""and when it was there a moment ago."""
 RETRY_PAUSE_S: Final = 0.2
 """Time for a yagna to abort its half-open try."""
-ABORT_AGAIN_S: Final = 0.07
-"""When the Disconnected that makes it do so is repeated."""
+ABORT_AGAIN_S: Final = (0.07, 0.14)
+"""When the Disconnected that makes it do so is repeated: lost, it would cost 16 s."""
 YIELD_S: Final = 1.5
 """How long an own attempt rests while the peer dials us."""
 DIALS_MAX: Final = 256
@@ -103,6 +105,8 @@ class _Attempt:
     """None: the relay."""
     challenge: bytes
     """Ours for the peer; empty towards the relay."""
+    forget_me: bool = False
+    silent_max: int = SILENT_ATTEMPTS_MAX
     stage: Stage = Stage.GREETING
     session_id: bytes = b""
     last_id: bytes = b""
@@ -121,6 +125,7 @@ class Dialler:
         self._post = post
         self._keys = keys
         self._attempts: dict[Address, _Attempt] = {}
+        self._now = 0.0
         self._identities = tuple(
             r.Identity(key.public_key, node_id_to_bytes(key.node_id)) for key in keys
         )
@@ -128,13 +133,28 @@ class Dialler:
     def dial_relay(self, address: Address, now: float) -> None:
         self._greet(_Attempt(address, None, b""), now)
 
-    def dial(self, address: Address, target: NodeId, now: float, *, forget_me: bool) -> bool:
+    def dial(
+        self,
+        address: Address,
+        target: NodeId,
+        now: float,
+        *,
+        forget_me: bool,
+        is_known: bool = False,
+    ) -> bool:
         """Begin with a peer; False when there are too many attempts or one with this address."""
+        self._now = now
         if address in self._attempts or len(self._attempts) >= DIALS_MAX:
             return False
-        if forget_me:
-            self._post.forget_me(node_id_to_bytes(self._keys[0].node_id), address)
-        self._greet(_Attempt(address, target, self._post.rng.token(CHALLENGE_SIZE)), now)
+        attempt = _Attempt(
+            address,
+            target,
+            self._post.rng.token(CHALLENGE_SIZE),
+            forget_me=forget_me,
+            silent_max=KNOWN_ATTEMPTS_MAX if is_known else SILENT_ATTEMPTS_MAX,
+        )
+        self._send_forget_me(attempt)
+        self._greet(attempt, now)
         return True
 
     def target_of(self, address: Address) -> NodeId | None:
@@ -167,7 +187,7 @@ class Dialler:
         self._post.requests.cancel(Greet(address))
         self._post.requests.cancel(Prove(address))
         if tell:
-            self._abort_at_peer(attempt)
+            self._abort_at_peer(attempt, self._now)
 
     def yield_to_peer(self, address: Address, now: float) -> None:
         """Rest once while the peer, whose id is smaller, dials us."""
@@ -178,6 +198,7 @@ class Dialler:
 
     def on_answer(self, answer: Answer, packet: r.Packet, now: float) -> Result | None:
         """Take the response to a Greet or Prove."""
+        self._now = now
         purpose = answer.purpose
         assert isinstance(purpose, Greet | Prove)
         attempt = self._attempts.get(purpose.address)
@@ -197,14 +218,16 @@ class Dialler:
 
     def on_unanswered(self, address: Address, now: float) -> DialFailed | None:
         """Retry a silent peer, after making it forget the half-open try."""
+        self._now = now
         attempt = self._attempts.get(address)
         if attempt is None:
             return None
-        limit = ATTEMPTS_MAX if attempt.last_id else SILENT_ATTEMPTS_MAX
+        limit = ATTEMPTS_MAX if attempt.last_id else attempt.silent_max
         if attempt.target is None or attempt.count >= limit:
             return self._fail(attempt, "no answer")
         attempt.count += 1
-        self._abort_at_peer(attempt, again_at=now + ABORT_AGAIN_S)
+        self._abort_at_peer(attempt, now)
+        self._send_forget_me(attempt)
         self._pause(attempt, now + RETRY_PAUSE_S)
         return None
 
@@ -234,6 +257,7 @@ class Dialler:
 
     def tick(self, now: float) -> None:
         """Work on challenges for a slice, and resume what was paused."""
+        self._now = now
         for attempt in tuple(self._attempts.values()):
             if attempt.stage is Stage.SOLVING:
                 self._solve(attempt, now)
@@ -311,9 +335,13 @@ class Dialler:
         self.cancel(attempt.address, tell=True)
         return DialFailed(attempt.address, attempt.target, reason)
 
-    def _abort_at_peer(self, attempt: _Attempt, *, again_at: float | None = None) -> None:
+    def _abort_at_peer(self, attempt: _Attempt, now: float) -> None:
         session_id = attempt.last_id or self._post.rng.token(r.SESSION_ID_SIZE)
         self._post.disconnect(session_id, attempt.address)
-        if again_at is not None:
-            notice = r.Disconnected(session_id=session_id)
-            self._post.control(session_id, notice, attempt.address, at=again_at)
+        notice = r.Disconnected(session_id=session_id)
+        for delay_s in ABORT_AGAIN_S:
+            self._post.control(session_id, notice, attempt.address, at=now + delay_s)
+
+    def _send_forget_me(self, attempt: _Attempt) -> None:
+        if attempt.forget_me:
+            self._post.forget_me(node_id_to_bytes(self._keys[0].node_id), attempt.address)

@@ -82,6 +82,11 @@ class _Search:
     held: deque[bytes] = field(default_factory=lambda: deque(maxlen=HELD_MAX))
     """Flags and payload."""
 
+    @property
+    def is_blind(self) -> bool:
+        """The node is dialled where it was, and the relay has not yet said where it is."""
+        return self.step is Step.DIRECT and self.info is None
+
 
 @dataclass(slots=True, eq=False)
 class _Relayed:
@@ -187,11 +192,13 @@ class Router:
                 reason = error.message
         self._post.emit(NodeFound(node_id, info, reason))
         search = self._searches.get(node_id)
-        if search is None or search.step is not Step.LOOKUP:
+        if search is None:
             return
-        if info is None:
+        if search.is_blind and info is not None:
+            self._see(search, info, now)
+        elif search.step is Step.LOOKUP and info is None:
             self._fail(search, reason)
-        else:
+        elif search.step is Step.LOOKUP and info is not None:
             self._found(search, info, now)
 
     def on_reverse_answered(self, node_id: NodeId, response: r.Response | None, now: float) -> None:
@@ -284,12 +291,10 @@ class Router:
 
     def on_relay_up(self, now: float) -> None:
         for search in tuple(self._searches.values()):
-            is_blind = search.step is Step.DIRECT and search.info is None
-            if is_blind and not (search.dialled and self._dialler.has_answered(search.dialled)):
-                self._stop_dialling(search)
-                search.step = Step.RELAY
             if search.step is Step.RELAY:
                 self._look_up(search, now)
+            elif search.is_blind:
+                self.look_up(search.target, now)
 
     def on_relay_down(self, now: float) -> None:
         """Drop what depends on the relay session; searches wait for the next one."""
@@ -329,6 +334,14 @@ class Router:
         else:
             self.look_up(search.target, now)
 
+    def _see(self, search: _Search, info: NodeInfo, now: float) -> None:
+        """Take what the relay says of a node that is being dialled where it was."""
+        if search.dialled in info.endpoints or search.target != info.node_id:
+            search.info = info
+            return
+        self._stop_dialling(search)
+        self._found(search, info, now)
+
     def _found(self, search: _Search, info: NodeInfo, now: float) -> None:
         if info.node_id != search.target:  # the target was an alias
             del self._searches[search.target]
@@ -349,7 +362,8 @@ class Router:
     def _next_endpoint(self, search: _Search, now: float) -> None:
         while search.endpoints:
             address = search.endpoints.pop(0)
-            if self._dialler.dial(address, search.target, now, forget_me=True):
+            is_known = search.info is None
+            if self._dialler.dial(address, search.target, now, forget_me=True, is_known=is_known):
                 search.dialled = address
                 return
         search.dialled = None
