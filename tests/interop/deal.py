@@ -59,8 +59,10 @@ class Party:
     async def back(self) -> None:
         """Start the daemon again; the program opens new connections."""
         await self.close()
-        await self.daemon.start()
-        await self.rest.__aenter__()
+        try:
+            await self.daemon.start()
+        finally:
+            await self.rest.__aenter__()
 
     async def restart(self) -> None:
         await self.kill()
