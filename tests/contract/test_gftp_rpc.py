@@ -205,6 +205,14 @@ async def test_a_single_receive_ends_when_the_file_is_there(here: Town, tmp_path
     assert (tmp_path / "out").read_bytes() == DATA
 
 
+async def test_a_file_that_is_not_there_is_told(here: Town, tmp_path: Path) -> None:
+    async with process(here, "upload", f"gftp://{NODE}/x", str(tmp_path / "none")) as uploading:
+        _, error = await uploading.communicate()
+
+    assert uploading.returncode == 2
+    assert error.decode() == f"Error: {tmp_path / 'none'}: No such file or directory\n"
+
+
 async def test_without_a_node_it_says_so(here: Town, tmp_path: Path) -> None:
     here.socket = tmp_path / "none.sock"
     async with process(here, "download", f"gftp://{NODE}/x", str(tmp_path / "y")) as downloading:

@@ -15,7 +15,7 @@ from shem.bus.types import Call
 from shem.exeunit.core import INTERRUPTED
 from shem.gftp.protocol import CHUNK_SIZE, chunk, ok, parse_span
 from shem.wire.flexbuffers import unpack
-from tests.crash.exeunit_site import SCENE, SETUP, Daemon, Site, run, until
+from tests.crash.exeunit_site import ENDLESS, SCENE, SETUP, Daemon, Site, run, until
 
 NODE = "0x" + "cd" * 20
 DATA = os.urandom(100 * CHUNK_SIZE)
@@ -38,13 +38,14 @@ class Source:
         self._data = data
         self.asked = 0
         self.stops_after: int | None = None
+        self.goes_on = asyncio.Event()
 
     async def serve(self, call: Call) -> bytes:
         if call.address.endswith("GetMetadata"):
             return ok({"fileSize": len(self._data)})
         self.asked += 1
         if self.stops_after is not None and self.asked > self.stops_after:
-            await asyncio.sleep(60)
+            await self.goes_on.wait()
         span = parse_span(unpack(call.data))
         return ok(chunk(span.offset, self._data[span.offset : span.offset + span.size]))
 
@@ -66,15 +67,18 @@ def received(site: Site) -> Path:
 
 
 async def test_progress_is_told_while_a_file_comes(site: Site) -> None:
-    async with site.daemon() as daemon, publishing(daemon):
+    async with site.daemon() as daemon, publishing(daemon) as source:
+        source.stops_after = 20
         await site.start()
         await daemon.unit_is_bound()
         await daemon.run("setup", *SETUP)
         await daemon.exec("b", transfer(URL, "container:/work/data", progress=PROGRESS))
 
-        answers = [unpack(item) async for item in daemon.events("b")]
+        kinds = []
+        async for item in daemon.events("b"):
+            source.goes_on.set()
+            kinds.append(_kind(item))
 
-        kinds = [answer["Ok"]["kind"] for answer in answers]  # type: ignore[index,call-overload]
         told = [kind["progress"] for kind in kinds if "progress" in kind]
         assert told[0]["progress"] == [0, len(DATA)]
         assert told[-1] == {
@@ -184,21 +188,22 @@ async def test_an_image_comes_over_gftp_and_its_coming_is_told(site: Site) -> No
     async with site.daemon() as daemon, publishing(daemon, package):
         await site.start()
         await daemon.unit_is_bound()
-        await daemon.exec("b", {"deploy": {"progress": PROGRESS}}, SETUP[1])
+        endless = [run("scene", ENDLESS), run("zoom", "1", "1")]
+        deploy = {"deploy": {"progress": PROGRESS}}
 
-        answers = [unpack(item) async for item in daemon.events("b")]
-        again = [{"terminate": {}}, {"deploy": {"progress": PROGRESS}}]
-        await daemon.exec("c", *again)
-        later = [unpack(item) async for item in daemon.events("c")]
+        for batch_id, expected in (("b", len(package)), ("c", "Deployed image from cache")):
+            await daemon.exec(batch_id, {"terminate": {}}, deploy, SETUP[1], *endless)
+            told: list[Any] = []
+            async for item in daemon.events(batch_id):
+                progress = _kind(item).get("progress")
+                told += [] if progress is None else [progress["message"] or progress["progress"][0]]
+                if "finished" in _kind(item) and expected in told:
+                    break
+            assert told[-1] == expected
+            await daemon.run(f"stop {batch_id}".replace(" ", "-"), {"terminate": {}})
 
-        told = [progress for answer in answers for progress in _progress(answer)]
-        assert told[-1]["progress"] == [len(package), len(package)]
-        messages = [progress["message"] for answer in later for progress in _progress(answer)]
-        assert "Deployed image from cache" in messages
-        results = await daemon.results("b")
-        assert [result["result"] for result in results] == ["Ok", "Ok"]
 
-
-def _progress(answer: Any) -> list[dict[str, Any]]:
-    kind = answer["Ok"]["kind"]
-    return [kind["progress"]] if "progress" in kind else []
+def _kind(item: bytes) -> dict[str, Any]:
+    answer: Any = unpack(item)
+    kind: dict[str, Any] = answer["Ok"]["kind"]
+    return kind

@@ -54,7 +54,10 @@ class Gftp:
         """Do one thing and return its result."""
         if verb not in self._verbs:
             raise UsageError(f"there is no method {verb!r}")
-        return await self._verbs[verb](params)
+        try:
+            return await self._verbs[verb](params)
+        except OSError as error:
+            raise UsageError(f"{error.filename}: {error.strerror}") from error
 
     async def _version(self, params: Mapping[str, Any]) -> object:
         del params
@@ -135,8 +138,6 @@ async def answer_line(gftp: Gftp, line: str) -> str:
         result = await gftp.do(verb, params or {})
     except ShemError as error:
         return _failure(request_id, ERROR_FAILED, error.message)
-    except OSError as error:
-        return _failure(request_id, ERROR_FAILED, f"{error.filename}: {error.strerror}")
     return json.dumps({"jsonrpc": "2.0", "id": request_id, "result": result})
 
 
