@@ -76,6 +76,11 @@ class Acceptor:
         """Tell whether a try that claims to be this node is under way."""
         return any(i.claimed == node_id and i.answer is None for i in self._incoming.values())
 
+    def is_tried_by(self, address: Address) -> bool:
+        """Tell whether a try of that address is under way."""
+        known = self._incoming.get(address)
+        return known is not None and known.answer is None
+
     def drop(self, address: Address, session_id: bytes) -> None:
         if self.holds(address, session_id):
             del self._incoming[address]

@@ -549,7 +549,10 @@ class NodeCore:
     def _on_unanswered(self, failed: Unanswered, now: float) -> None:
         match failed.purpose:
             case Greet(address) | Prove(address):
-                if dial_failed := self._dialler.on_unanswered(address, now):
+                is_dialling_us = self._acceptor.is_tried_by(address)
+                if dial_failed := self._dialler.on_unanswered(
+                    address, now, is_dialling_us=is_dialling_us
+                ):
                     self._on_dial_failed(dial_failed, now)
             case CheckAlive(session_id):
                 self._on_silence(session_id, failed.started, now)

@@ -216,8 +216,14 @@ class Dialler:
         except PeerError as error:
             return self._fail(attempt, error.message)
 
-    def on_unanswered(self, address: Address, now: float) -> DialFailed | None:
-        """Retry a silent peer, after making it forget the half-open try."""
+    def on_unanswered(
+        self, address: Address, now: float, *, is_dialling_us: bool = False
+    ) -> DialFailed | None:
+        """Retry a silent peer, after making it forget the half-open try.
+
+        One that dials us meanwhile is left in peace for a while: a yagna whose own attempt is made
+        to fail closes its streams, and its attempts survive losses, since we repeat our answers.
+        """
         self._now = now
         attempt = self._attempts.get(address)
         if attempt is None:
@@ -226,6 +232,10 @@ class Dialler:
         if attempt.target is None or attempt.count >= limit:
             return self._fail(attempt, "no answer")
         attempt.count += 1
+        if is_dialling_us and not attempt.has_yielded:
+            attempt.has_yielded = True
+            self._pause(attempt, now + YIELD_S)
+            return None
         self._abort_at_peer(attempt, now)
         self._send_forget_me(attempt)
         self._pause(attempt, now + RETRY_PAUSE_S)
