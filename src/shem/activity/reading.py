@@ -6,6 +6,7 @@ for it. State and usage are asked of the provider while the activity lives, and 
 (docs/protocol/activity-exeunit.md §2.3, §2.4, §8.2).
 """
 
+import asyncio
 from typing import Final
 
 import structlog
@@ -78,8 +79,12 @@ class Reading:
 
     async def _resolved(self, activity: Activity, batch: Batch, timeout_s: float) -> Batch:
         """Ask what became of an unanswered batch; while the provider is away nobody knows."""
+        wait_s = max(timeout_s, FRESHEN_S)
         try:
-            return await self._work.resolve(activity, batch, max(timeout_s, FRESHEN_S))
+            async with asyncio.timeout(wait_s):  # clients give up half a second later
+                return await self._work.resolve(activity, batch, wait_s)
+        except TimeoutError:
+            return batch
         except ShemError as error:
             log.info("batch.not_resolved", batch=batch.batch_id, reason=error.message)
             return batch

@@ -1,0 +1,100 @@
+"""golem-core and yapapi, unmodified, sit out a minute in which the provider's node is gone."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+import shem
+from shem.devnet.compose import Devnet
+from tests.sdks.published import sdk_python
+
+HERE = Path(__file__).parents[1] / "sdks"
+PROGRAMS = ("with_golem_core.py", "with_yapapi.py")
+FRAMES = 6
+OUTAGE_S = 60.0
+TIMEOUT_S = 120.0
+SCENE = "centre -0.743643887 0.131825904\nwidth 0.02 0.01\nsize 480 360\niterations 2500\n"
+
+
+class Program:
+    """One SDK's program as it runs."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self.lines: list[str] = []
+
+    @classmethod
+    async def start(cls, net: Devnet, name: str, activity_id: str) -> "Program":
+        process = await asyncio.create_subprocess_exec(
+            str(sdk_python()),
+            str(HERE / name),
+            activity_id,
+            str(FRAMES),
+            env=dict(net.program_env()),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        return cls(process)
+
+    async def until(self, word: str) -> None:
+        assert self._process.stdout is not None
+        async with asyncio.timeout(TIMEOUT_S):
+            while not (self.lines and self.lines[-1].startswith(word)):
+                line = (await self._process.stdout.readline()).decode()
+                assert line, "".join(self.lines)
+                self.lines.append(line)
+
+    async def end(self) -> None:
+        assert self._process.stdout is not None
+        async with asyncio.timeout(TIMEOUT_S):
+            rest = await self._process.stdout.read()
+            self.lines += rest.decode().splitlines(keepends=True)
+            await self._process.wait()
+
+    @property
+    def alive(self) -> bool:
+        return self._process.returncode is None
+
+    def results(self) -> list[tuple[int, str]]:
+        found = [line.split(" ", 3) for line in self.lines if line.startswith("result ")]
+        return [(int(index), result) for _, index, result, _ in found]
+
+
+async def rented(net: Devnet) -> str:
+    env = net.program_env()
+    async with (
+        shem.Golem(
+            "interop",
+            api_url=env["YAGNA_API_URL"],
+            app_key=env["YAGNA_APPKEY"],
+            subnet=env["YAGNA_SUBNET"],
+        ) as golem,
+        golem.rent(net.package) as activity,
+    ):
+        await activity.run("mandel", "scene", SCENE, check=True)
+        return (await activity.detach()).activity_id
+
+
+@pytest.mark.timeout(400)
+async def test_they_sit_out_a_minute_without_the_provider(short_dir: Path) -> None:
+    sdk_python()
+    async with Devnet(short_dir) as net:
+        activities = [await rented(net) for _ in PROGRAMS]
+        programs = [
+            await Program.start(net, name, activity_id)
+            for name, activity_id in zip(PROGRAMS, activities, strict=True)
+        ]
+        for program in programs:
+            await program.until("submitted")
+        await net.provider.kill()
+        await asyncio.sleep(OUTAGE_S)
+        assert all(program.alive for program in programs), [p.lines for p in programs]
+        before = [program.results() for program in programs]
+        await net.provider.start()
+        for program in programs:
+            await program.end()
+
+    wanted = [(index, "Ok") for index in range(FRAMES)]
+    assert [program.results() for program in programs] == [wanted] * 2, [p.lines for p in programs]
+    assert any(len(results) < FRAMES for results in before), "the outage came while they waited"

@@ -1,0 +1,1 @@
+"""Programs that use the published SDKs, and where those are installed."""
