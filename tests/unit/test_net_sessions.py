@@ -324,15 +324,34 @@ def test_peer_that_just_starts_may_take_long_over_its_proof(node, peer, network)
     assert session_of(node, peer).session_id == S1
 
 
-def test_proof_for_an_attempt_that_was_given_up_is_answered_with_disconnected(node, peer, network):
+def test_proof_that_comes_after_we_gave_up_still_makes_the_session(node, peer, network):
     register(network, peer)
     node.say(peer.node_id, Channel.UNRELIABLE, b"hello")
 
     peer.accept(node, after_s=7)
-    first = peer.packets(r.Disconnected)
 
-    assert S1 in [p.content.body.session_id for p in first]
+    assert S1 in [p.content.body.session_id for p in peer.packets(r.Disconnected)]
+    network.run_for(0.1)
+    assert session_of(node, peer).session_id == S1
+    assert S1 in [p.session_id for p in peer.packets(r.ResumeForwarding)]
+
+
+def test_late_proof_of_somebody_else_is_worth_nothing(node, peer, network):
+    register(network, peer)
+    node.say(peer.node_id, Channel.UNRELIABLE, b"hello")
+
+    peer.accept(node, keys=[new_key(network)], after_s=7)
+    network.run_for(0.1)
+
     assert session_of(node, peer) is None
+
+
+def test_late_proof_of_no_attempt_is_answered_with_disconnected(node, peer, network):
+    register(network, peer)
+    node.say(peer.node_id, Channel.UNRELIABLE, b"hello")
+    network.run_for(0.1)
+    peer.inbox.clear()
+
     peer.send(r.Response(5, 200, peer.solve(r.ChallengeRequest(b"e" * 16, 1))), node.address, S2)
     assert [p.content.body.session_id for p in peer.packets(r.Disconnected)] == [S2]
 

@@ -208,7 +208,7 @@ class NodeCore:
             return info.node_id if info else ZERO_NODE
         if session := self.router.sessions.by_address.get(address):
             return session.peer.node_id if session.peer else None
-        return self._dialler.target(address)
+        return self._dialler.target_of(address)
 
     def shutdown(self) -> None:
         """Say goodbye to everybody."""
@@ -409,17 +409,23 @@ class NodeCore:
             else:
                 self._on_answer[type(answer.purpose)](answer, packet, now)
         elif isinstance(packet.content.body, r.Session) and packet.content.body.challenge_resp:
-            self._on_late_proof(packet.session_id, source, now)
+            self._on_late_proof(packet.session_id, packet.content.body.challenge_resp, source, now)
         if packet.content.code == r.Code.UNAUTHORIZED and session is not None:
             self._end(session, "the other end does not know the session", now, tell=True)
 
-    def _on_late_proof(self, session_id: bytes, source: Address, now: float) -> None:
-        """Tell a peer that it has a session which we gave up: a yagna would wait for it."""
+    def _on_late_proof(
+        self, session_id: bytes, proof: r.ChallengeResponse, source: Address, now: float
+    ) -> None:
+        """Take up a session that we gave up, or tell the peer that it is none: it waits for it."""
         at_source = self.router.sessions.by_address.get(source)
         is_known = at_source is not None and at_source.is_named(session_id)
         if is_known or self._dialler.is_under_way(source, session_id):
             return
-        if session_id and source != self.link.address and self._stranger_limit.allow(source, now):
+        if established := self._dialler.on_late_proof(source, session_id, proof):
+            self._establish(established, now)
+        elif (
+            session_id and source != self.link.address and self._stranger_limit.allow(source, now)
+        ):
             self._post.disconnect(session_id, source)
 
     def _on_disconnected(

@@ -41,6 +41,8 @@ YIELD_S: Final = 1.5
 """How long an own attempt rests while the peer dials us."""
 DIALS_MAX: Final = 256
 """Attempts under way; further ones fail at once."""
+GIVEN_UP_MAX: Final = 256
+"""Attempts whose late answer would still be taken; the oldest is forgotten first."""
 
 RELAY_GREETING: Final = Pattern((0.0, 0.5, 1.0, 2.0), 3.0)
 RELAY_PROOF: Final = Pattern((0.0, 0.5, 1.0, 2.0, 4.0, 6.0), 8.0)
@@ -126,6 +128,8 @@ class Dialler:
         self._keys = keys
         self._attempts: dict[Address, _Attempt] = {}
         self._now = 0.0
+        self._given_up: dict[tuple[Address, bytes], tuple[NodeId, bytes]] = {}
+        """Whom we sent our proof to in vain, and our challenge, by address and session id."""
         self._identities = tuple(
             r.Identity(key.public_key, node_id_to_bytes(key.node_id)) for key in keys
         )
@@ -158,10 +162,6 @@ class Dialler:
         return True
 
     def target_of(self, address: Address) -> NodeId | None:
-        attempt = self._attempts.get(address)
-        return attempt.target if attempt else None
-
-    def target(self, address: Address) -> NodeId | None:
         """Return whom we try to reach there; None for nobody and for the relay."""
         attempt = self._attempts.get(address)
         return attempt.target if attempt else None
@@ -215,6 +215,25 @@ class Dialler:
             return self._on_proof(attempt, body.challenge_resp)
         except PeerError as error:
             return self._fail(attempt, error.message)
+
+    def on_late_proof(
+        self, address: Address, session_id: bytes, proof: r.ChallengeResponse
+    ) -> Established | None:
+        """Take the end of a handshake that we gave up; None when it is none of ours, or wrong.
+
+        A yagna that proves itself has made the session, and ignores everything else that we say
+        until it is resumed, our next greeting and our goodbye to this one included.
+        """
+        target, challenge = self._given_up.pop((address, session_id), (None, b""))
+        if target is None or self.has_answered(address):
+            return None
+        try:
+            proven = prove(challenge, P2P_DIFFICULTY, proof.solution, proof.signatures)
+        except PeerError:
+            return None
+        if proven[0].node_id != target:
+            return None
+        return Established(address, session_id, proven, is_initiator=True)
 
     def on_unanswered(
         self, address: Address, now: float, *, is_dialling_us: bool = False
@@ -347,6 +366,10 @@ class Dialler:
 
     def _abort_at_peer(self, attempt: _Attempt, now: float) -> None:
         session_id = attempt.last_id or self._post.rng.token(r.SESSION_ID_SIZE)
+        if attempt.target is not None and attempt.last_id:
+            self._given_up[attempt.address, session_id] = attempt.target, attempt.challenge
+            if len(self._given_up) > GIVEN_UP_MAX:
+                del self._given_up[next(iter(self._given_up))]
         self._post.disconnect(session_id, attempt.address)
         notice = r.Disconnected(session_id=session_id)
         for delay_s in ABORT_AGAIN_S:
