@@ -11,7 +11,7 @@ from shem.activity.records import Role
 from shem.activity.watch import GRACE_S
 from shem.bus.types import LOCAL_CALLER, Call, GsbError, RemoteError
 from shem.kernel.caller import Assurance, Caller
-from shem.kernel.errors import Conflict, NotFound
+from shem.kernel.errors import Conflict, NotFound, ShemError, TimedOut
 from tests.sim.activity_town import (
     AGREEMENT,
     PROVIDER,
@@ -165,6 +165,24 @@ def test_only_the_requestor_may_use_its_rest_api(play: Play) -> None:
             with pytest.raises(NotFound, match=f"Not found: {AGREEMENT}"):
                 await call
         assert await service.activities_of(town.requestor.caller, AGREEMENT) == [activity]
+
+    play(story)
+
+
+def test_an_activity_that_is_to_end_is_not_handed_out_though_its_exeunit_has_come(
+    play: Play,
+) -> None:
+    async def story(town: Town) -> None:
+        town.agent.starts = town.agent.ends = False
+        requestor, provider = town.requestor, town.provider
+        create = {"intent_id": "i", "timeout_s": 2.0}
+        with pytest.raises(TimedOut):
+            await requestor.service.create(requestor.caller, AGREEMENT, **create)
+        [activity_id] = await provider.service.activities_of(provider.caller, AGREEMENT)
+        await town.agent._start(activity_id)
+
+        with pytest.raises(ShemError, match="was abruptly terminated"):
+            await requestor.service.create(requestor.caller, AGREEMENT, **create)
 
     play(story)
 

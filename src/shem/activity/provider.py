@@ -184,17 +184,18 @@ class ProviderServices:
         """Wait until the ExeUnit has reported in; in vain, the activity is destroyed."""
         self.waiting[activity.activity_id] += 1
         try:
-            state = await self._state_when(
-                activity.activity_id, lambda state: state.started or not state.alive, timeout_s
+            activity = await self._activity_when(
+                activity.activity_id, lambda it: it.state.started or it.is_ending, timeout_s
             )
         finally:
             self.waiting[activity.activity_id] -= 1
             last = self.waiting[activity.activity_id] <= 0
             if last:
                 del self.waiting[activity.activity_id]
-        if state.started:
+        state = activity.state
+        if state.started and not activity.is_ending:
             return activity.activity_id
-        if state.current is State.NEW and state.pending is None:
+        if state.current is State.NEW and not activity.is_ending:
             if last:
                 await self.request_destroy(activity.activity_id)
             raise TimedOut("Timeout")
@@ -203,10 +204,10 @@ class ProviderServices:
             f" Reason: {state.reason}, message: {state.error_message}"
         )
 
-    async def _state_when(
-        self, activity_id: str, wanted: Callable[[ActivityState], bool], timeout_s: float
-    ) -> ActivityState:
-        """Return the state once it is as wanted, or as it is when the time is up."""
+    async def _activity_when(
+        self, activity_id: str, wanted: Callable[[Activity], bool], timeout_s: float
+    ) -> Activity:
+        """Return the activity once it is as wanted, or as it is when the time is up."""
         deadline = self._world.clock.monotonic() + timeout_s
         topics = self._store.topics
         while True:
@@ -214,8 +215,8 @@ class ProviderServices:
             version = topics.version(activity.state_topic)
             activity = await self._load(activity_id)
             left_s = deadline - self._world.clock.monotonic()
-            if wanted(activity.state) or left_s <= 0:
-                return activity.state
+            if wanted(activity) or left_s <= 0:
+                return activity
             await topics.changed(activity.state_topic, version, left_s)
 
     # --- destroy, state, usage ----------------------------------------------------------------
@@ -226,10 +227,10 @@ class ProviderServices:
         if activity.state.ended:
             return None
         await self.request_destroy(activity.activity_id)
-        state = await self._state_when(
-            activity.activity_id, lambda state: state.ended, body.timeout_s(DEFAULT_WAIT_S)
+        activity = await self._activity_when(
+            activity.activity_id, lambda it: it.state.ended, body.timeout_s(DEFAULT_WAIT_S)
         )
-        if not state.ended:
+        if not activity.state.ended:
             raise TimedOut("Timeout")
         return None
 

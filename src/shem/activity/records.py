@@ -58,6 +58,11 @@ class Activity:
     """When this node learned the state."""
 
     @property
+    def is_ending(self) -> bool:
+        """It has ended, or was asked to."""
+        return self.destroy_ns is not None or not self.state.alive
+
+    @property
     def state_topic(self) -> str:
         return state_topic(self.activity_id)
 
