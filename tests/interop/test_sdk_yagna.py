@@ -72,6 +72,65 @@ async def test_the_sdk_rents_through_a_real_yagna_from_our_provider(tmp_path, sh
         assert ended is not None and (ended.by, ended.why) == ("Requestor", "done")
 
 
+async def test_services_and_maps_through_a_real_yagna(tmp_path, short_dir, monkeypatch):
+    """What a yagna does not know is kept in our notes, or computed from the agreement."""
+    monkeypatch.setenv("SHEM_STATE_DIR", str(tmp_path / "state"))
+    async with (
+        Devnet(short_dir) as net,
+        real_yagna(tmp_path, net.relay_address) as yagna,
+    ):
+        package = net.package
+        async with golem_at(yagna) as golem:
+            first = Notes()
+            async with golem.service(first, name="notes", payload=package, timeout=60) as running:
+                report = (await golem.attach(running.activity.id)).report
+                ticket = await running.suspend()
+        async with golem_at(yagna) as golem:
+            second = Notes()
+            async with golem.service(second, name="notes", payload=package) as running:
+                assert running.resumed and running.activity.id == ticket.activity_id
+                await running.wait()
+
+        assert first.seen[0] == "started" and "started" not in second.seen
+        assert second.seen == ["one", "ledger 2"]
+        assert report.absence.limited_by == "agreement-expiration"
+        assert report.absence.seconds is not None and report.absence.seconds > 3000
+        assert report.due is not None and report.due.amount == 0
+
+        async with golem_at(yagna) as golem:
+            options = {"payload": package, "name": "frames", "timeout": 60.0}
+            async with golem.map(frame, range(1, 5), **options, on_exit="detach") as mapping:
+                async for _ in mapping:
+                    break
+            async with golem.map(frame, range(1, 5), **options) as mapping:
+                found = sorted([done async for done in mapping], key=lambda done: done.input)
+
+        assert [done.ok for done in found] == [True] * 4
+        assert any(done.kept for done in found)
+        assert len(mapping.recomputed) <= 1
+
+
+class Notes(shem.Service):
+    """Writes a note in `start`, and one in each `run`."""
+
+    def __init__(self):
+        self.seen = []
+
+    async def start(self):
+        yield shem.Run("mandel", "note", "started")
+        self.seen.append("started")
+
+    async def run(self):
+        yield shem.Run("mandel", "note", "one")
+        self.seen.append("one")
+        (ledger,) = yield shem.Run("mandel", "ledger")
+        self.seen.append(f"ledger {len(set(ledger.stdout.split()))}")
+
+
+def frame(number):
+    return shem.Run("mandel", "zoom", str(number), "4")
+
+
 def golem_at(yagna):
     return shem.Golem(
         "interop", api_url=yagna.api_url, app_key=yagna.app_key, subnet=SUBNET, patience=60.0
