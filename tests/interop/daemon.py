@@ -11,7 +11,7 @@ import signal
 import socket
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,11 @@ START_S = 60
 CLI_S = 40
 STOP_S = 15
 PASSED_ON = ("PATH", "LANG", "TERM", "PYTHONPATH", "SHEM_LOG_LEVEL")
+
+
+def environment(names: Iterable[str]) -> dict[str, str]:
+    """Return those of our own variables that a child may have."""
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
@@ -74,8 +79,7 @@ class Daemon(ABC):
 
     @property
     def env(self) -> dict[str, str]:
-        env = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-        env |= {
+        env = environment(PASSED_ON) | {
             "HOME": str(self.datadir),
             "YAGNA_DATADIR": str(self.datadir),
             "YAGNA_API_URL": self.api_url,

@@ -10,6 +10,8 @@ from shem.kernel.errors import ShemError
 from shem.rest.client import RestClient
 from tests.interop.daemon import Daemon, running
 
+SHEM = Path(sys.executable).with_name("shem")
+
 
 @dataclass
 class OurNode(Daemon):
@@ -17,7 +19,7 @@ class OurNode(Daemon):
 
     @property
     def program(self) -> Path:
-        return Path(sys.executable).with_name("shem")
+        return SHEM
 
     @property
     def run_arguments(self) -> tuple[str, ...]:
