@@ -19,7 +19,7 @@ from shem.identity.keys import PrivateKey
 from shem.kernel.caller import Assurance
 from shem.kernel.config import Encryption
 from shem.kernel.errors import PeerError, UsageError
-from shem.kernel.ids import ZERO_NODE, NodeId, node_id_from_bytes
+from shem.kernel.ids import NodeId, node_id_from_bytes
 from shem.kernel.rates import RateLimit
 from shem.kernel.world import Rng
 from shem.net.acceptor import Acceptor, claimed_node
@@ -199,16 +199,6 @@ class NodeCore:
         self._now = now
         if failed := self._roaming.on_refused(address, now):
             self._on_dial_failed(failed, now)
-
-    def who(self, data: bytes, address: Address) -> NodeId | None:
-        """Return whose datagram this is, or whom it goes to; all zeros for the relay itself."""
-        if address == self.link.address:
-            slot = int.from_bytes(data[17:21]) if kind_of(data) is Kind.FORWARD else 0
-            info = self.router.registry.by_slot(slot)
-            return info.node_id if info else ZERO_NODE
-        if session := self.router.sessions.by_address.get(address):
-            return session.peer.node_id if session.peer else None
-        return self._dialler.target_of(address)
 
     def shutdown(self) -> None:
         """Say goodbye to everybody."""
@@ -423,9 +413,7 @@ class NodeCore:
             return
         if established := self._dialler.on_late_proof(source, session_id, proof):
             self._establish(established, now)
-        elif (
-            session_id and source != self.link.address and self._stranger_limit.allow(source, now)
-        ):
+        elif session_id and source != self.link.address and self._stranger_limit.allow(source, now):
             self._post.disconnect(session_id, source)
 
     def _on_disconnected(

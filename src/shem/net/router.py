@@ -128,6 +128,12 @@ class Router:
             return "direct"
         return "relayed" if default in self._relayed else None
 
+    def peer_at(self, address: Address) -> NodeId | None:
+        """Return who has a session with this address, or is looked for there."""
+        if session := self.sessions.by_address.get(address):
+            return session.peer.node_id if session.peer else None
+        return next((s.target for s in self._searches.values() if s.dialled == address), None)
+
     def send(
         self, node_id: NodeId, flags_and_payload: bytes, now: float, over: Session | None = None
     ) -> None:

@@ -45,7 +45,14 @@ from shem.net.types import (
 )
 from shem.net.whereabouts import Whereabouts
 from shem.wire.errors import WireError
-from shem.wire.forward import STREAM, UNRELIABLE, decode_unreliable, encode_unreliable
+from shem.wire.forward import (
+    STREAM,
+    UNRELIABLE,
+    Kind,
+    decode_unreliable,
+    encode_unreliable,
+    kind_of,
+)
 
 LOOK_UP_TIMEOUT_S: Final = 4.0
 CONNECT_TIMEOUT_S: Final = 25.0
@@ -299,7 +306,7 @@ class Net:
         for data, source in batch:
             self._received_bytes += len(data)
             if self.trace.is_on:
-                self.trace.datagram_in(data, source, self._core.who(data, source))
+                self.trace.datagram_in(data, source, self._who(data, source))
             try:
                 self._core.receive(data, source, now)
             except Exception:
@@ -350,7 +357,7 @@ class Net:
 
     def _carry_out(self, output: out.Output) -> None:
         if self.trace.is_on:
-            self.trace.core_output(output, self._core.who)
+            self.trace.core_output(output, self._who)
         match output:
             case out.SendDatagram(data, address):
                 self._sent_bytes += len(data)
@@ -416,6 +423,15 @@ class Net:
         if self.trace.is_on:
             self.trace.message("in", peer.node_id, Channel.UNRELIABLE, message)
         self._call(self._on_message, peer, Channel.UNRELIABLE, message)
+
+    def _who(self, data: bytes, address: Address) -> NodeId | None:
+        """Return whose datagram this is, or whom it goes to; all zeros for the relay itself."""
+        router = self._core.router
+        if address != self._core.link.address:
+            return router.peer_at(address)
+        slot = int.from_bytes(data[17:21]) if kind_of(data) is Kind.FORWARD else 0
+        info = router.registry.by_slot(slot)
+        return info.node_id if info else ZERO_NODE
 
     def _watched(self, is_on: bool) -> None:
         self._core.is_watched = is_on
