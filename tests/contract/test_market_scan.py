@@ -249,6 +249,7 @@ async def test_a_cancelled_poll_takes_nothing(town: Town) -> None:
             f"/scan/{scan_id}/events?timeout=60",
             timeout=aiohttp.ClientTimeout(total=0.2),
         )
+    await town.call("GET", "/demands")  # by now the server knows that the poller is gone
     await publish(town.node, "a")
 
     assert await town.names(scan_id) == ["a"]

@@ -17,6 +17,8 @@ from shem.store.sqlite import SqliteStore
 from shem.store.unit import Store
 
 PACKAGES = ("shem.store", "shem.identity", "shem.net", "shem.market", "shem.activity")
+FOREIGN = ("shem.identity.yagna_datadir",)
+"""Modules whose statements read another program's database."""
 STATEMENT = re.compile(
     r"\s*(SELECT\b.*\bFROM|INSERT INTO|UPDATE\b.*\bSET|DELETE FROM|WITH)\b", re.S
 )
@@ -24,7 +26,7 @@ STATEMENT = re.compile(
 
 def modules() -> Iterator[ModuleType]:
     for found in pkgutil.walk_packages(shem.__path__, "shem."):
-        if found.name.startswith(PACKAGES):
+        if found.name.startswith(PACKAGES) and found.name not in FOREIGN:
             yield importlib.import_module(found.name)
 
 
