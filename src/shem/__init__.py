@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from shem.sdk.absence import Absence, Due
     from shem.sdk.activity import Activity, BatchInfo
     from shem.sdk.agreement import Agreement
-    from shem.sdk.batch import Batch, CommandResult
+    from shem.sdk.batch import Batch, CommandResult, Output
     from shem.sdk.errors import (
         ActivityGone,
         AgreementEnded,
@@ -69,6 +69,7 @@ _HOME: Final = {
     "NodeRefused": _ERRORS,
     "NotReachable": _ERRORS,
     "NotSupported": _ERRORS,
+    "Output": "shem.sdk.batch",
     "Payload": "shem.sdk.payloads",
     "PermissionDenied": _ERRORS,
     "Recomputation": "shem.sdk.progress",
@@ -109,6 +110,7 @@ __all__ = [
     "NodeRefused",
     "NotReachable",
     "NotSupported",
+    "Output",
     "Payload",
     "PermissionDenied",
     "Recomputation",

@@ -186,14 +186,10 @@ async def _tell_story(found: Activity, telling: Telling) -> None:
 async def _follow(found: Activity, telling: Telling) -> None:
     """Tell the results of all unfinished batches as they come."""
 
-    async def follow(batch_id: str, done: int, commands: int | None) -> None:
-        results = found.batch(batch_id).results(done)
-        await telling.follow(batch_id, results, done=done, of=commands)
-
     for batch in found.report.batches:
         if not batch.finished and batch.state in {"accepted", "unknown"}:
             read = found.cursor(batch.batch_id)
-            await follow(batch.batch_id, read, batch.commands)
+            await telling.follow(found.batch(batch.batch_id), done=read, of=batch.commands)
 
 
 @activity.command()

@@ -3,17 +3,23 @@
 Plain lines where the output is no terminal; with `--json` one document a line, for programs.
 """
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
+from dataclasses import replace
+from typing import Any, Final
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from shem.cli.activity_rows import Happening, cut, happening, result_row, short_time
-from shem.sdk.batch import CommandResult
+from shem.kernel.errors import ShemError
+from shem.sdk.batch import Batch, CommandResult
+
+LATE_OUTPUT_S: Final = 0.5
+"""How long a result waits for the rest of its output, which comes another way."""
 
 
 class Telling:
@@ -69,22 +75,67 @@ class Telling:
         )
         return self._progress
 
-    async def follow(
-        self, name: str, results: AsyncIterator[CommandResult], *, done: int, of: int | None
-    ) -> bool:
-        """Tell a batch's results as they come; False when a command failed."""
+    async def follow(self, batch: Batch, *, done: int, of: int | None) -> None:
+        """Tell a batch from command `done` on: output while it is made, results as they come."""
         shown = self._progress
-        task = None if shown is None else shown.add_task(f"batch {name[:8]}", total=of)
+        task = None if shown is None else shown.add_task(f"batch {batch.id[:8]}", total=of)
         if shown is not None and task is not None:
             shown.update(task, completed=done)
-        good = True
-        async for result in results:
-            self.result(result)
-            good = good and result.ok
-            if shown is not None and task is not None:
-                shown.advance(task)
-        return good
+        live = _Live(self, done)
+        async with live.following(batch):
+            async for result in batch.results(done):
+                await live.told(result)
+                if shown is not None and task is not None:
+                    shown.advance(task)
+
+    def output(self, text: str) -> None:
+        """Print a piece of output as it is made."""
+        for line in text.splitlines():
+            self._line(f"{'':21}  {line}")
 
     def _line(self, text: str) -> None:
         console = self._progress.console if self._progress is not None else self._console
         console.print(text, markup=False)
+
+
+class _Live:
+    """Output that was shown while its command ran, so that the result does not show it again."""
+
+    def __init__(self, telling: Telling, first: int) -> None:
+        self._telling = telling
+        self._first = first
+        self._seen: dict[int, int] = {}
+        self._more = asyncio.Event()
+
+    @asynccontextmanager
+    async def following(self, batch: Batch) -> AsyncIterator[None]:
+        if self._telling.as_json:
+            yield
+            return
+        task = asyncio.create_task(self._show(batch))
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _show(self, batch: Batch) -> None:
+        with suppress(ShemError):
+            async for output in batch.stream():
+                if output.index >= self._first:
+                    self._seen[output.index] = self._seen.get(output.index, 0) + len(output.text)
+                    self._telling.output(output.text)
+                    self._more.set()
+
+    async def told(self, result: CommandResult) -> None:
+        """Tell a result; its output only if it was not shown, or not to the end."""
+        length = len(result.stdout + result.stderr)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LATE_OUTPUT_S):
+                while 0 < self._seen.get(result.index, 0) < length:
+                    self._more.clear()
+                    await self._more.wait()
+        whole = self._seen.get(result.index, 0) >= length
+        shown = replace(result, stdout="", stderr="") if whole and length else result
+        self._seen[result.index] = max(length, self._seen.get(result.index, 0))
+        self._telling.result(shown)

@@ -4,6 +4,8 @@ Shem's additions, which a yagna does not know: an exec may carry the client's ow
 `GET /activity/{id}/exec` lists the batches of an activity.
 """
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Final
 
 from shem.rest.errors import ApiError
@@ -15,15 +17,18 @@ from shem.rest.models import (
     CreateRequest,
     ExeScriptCommandResult,
     ProviderEvent,
+    RuntimeEvent,
     Standing,
 )
-from shem.rest.transport import Transport, segment
+from shem.rest.transport import Transport, decode, segment
 
 BASE: Final = "/activity-api/v1"
 POLL_TIMEOUT_S: Final = 5.0
 CREATE_TIMEOUT_S: Final = 30.0
 DESTROY_TIMEOUT_S: Final = 10.0
 EXEC_TIMEOUT_S: Final = 10.0
+STREAM_SILENCE_S: Final = 60.0
+"""A shem node says something every 15 s; a yagna may be silent for as long as a command is."""
 MAX_EVENTS: Final = 100
 
 
@@ -89,6 +94,20 @@ class Activities:
         return await self._transport.read(
             list[ExeScriptCommandResult], path, query=query, wait_s=timeout_s
         )
+
+    async def stream(
+        self, activity_id: str, batch_id: str
+    ) -> AsyncGenerator[RuntimeEvent | None, None]:
+        """Yield the runtime events of a batch as they come, and None for a sign of life."""
+        path = _activity(activity_id, "exec", batch_id)
+        lines = self._transport.lines(path, silence_s=STREAM_SILENCE_S)
+        async with aclosing(lines):
+            async for line in lines:
+                if line.startswith(b"data:"):
+                    data = line.removeprefix(b"data:").strip()
+                    yield decode(RuntimeEvent, "GET " + path, data)
+                elif line.startswith(b":"):
+                    yield None
 
     async def state(self, activity_id: str, *, timeout_s: float = POLL_TIMEOUT_S) -> ActivityState:
         path = _activity(activity_id, "state")

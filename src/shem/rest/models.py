@@ -155,6 +155,15 @@ class ExeScriptCommandResult(Model, frozen=True):
     is_batch_finished: bool = False
 
 
+class RuntimeEvent(Model, frozen=True, rename=None):
+    """What an ExeUnit tells of a batch while it runs; `kind` has one member, its name."""
+
+    batch_id: str
+    index: int
+    kind: dict[str, Any]
+    timestamp: str = ""
+
+
 class Batch(Model, frozen=True):
     """One batch of an activity, as a shem node lists it (yagna has no such list)."""
 

@@ -7,7 +7,7 @@ A connection on which an error was answered is closed, not reused: yagna may lea
 connection unusable (docs/protocol/market.md §3.2).
 """
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
@@ -28,6 +28,9 @@ POLL_MARGIN_S: Final = 10.0
 """What a call gets beyond the time that the node was asked to wait."""
 CONNECT_TIMEOUT_S: Final = 5.0
 CONNECTIONS_MAX: Final = 100
+STREAM_LINE_MAX: Final = 1024 * 1024
+"""Half of the longest line of an event stream that is read."""
+EVENT_STREAM: Final = "text/event-stream"
 ANSWER_SIZE_MAX: Final = 64 * 1024 * 1024
 
 Query = Mapping[str, str | int | float | None]
@@ -50,6 +53,7 @@ class Transport:
                 "Shem-Program": new_hex_id(SystemRng()),
             },
             connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX),
+            read_bufsize=STREAM_LINE_MAX,
         )
 
     async def close(self) -> None:
@@ -97,6 +101,32 @@ class Transport:
             raise Disconnected(message, sent=True, call=name) from error
         except aiohttp.ClientError as error:
             message = f"the connection broke ({type(error).__name__})"
+            raise Disconnected(message, sent=True, call=name) from error
+
+    async def lines(self, path: str, *, silence_s: float) -> AsyncGenerator[bytes, None]:
+        """GET an event stream and yield its lines as they come.
+
+        It ends when the node ends it; Disconnected when it breaks, or says nothing for `silence_s`.
+        """
+        import aiohttp
+
+        if self._session is None:
+            raise ShemError("the REST client is not open: use `async with`")
+        name = f"GET {path}"
+        limits = aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT_S, sock_read=silence_s)
+        try:
+            async with self._session.get(
+                self.api_url + path, headers={"Accept": EVENT_STREAM}, timeout=limits
+            ) as answer:
+                if answer.status >= 400:
+                    await _read(name, answer)
+                async for line in answer.content:
+                    yield line
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            message = f"no node answers at {self.api_url}"
+            raise Disconnected(message, sent=False, call=name) from error
+        except (TimeoutError, aiohttp.ClientError, ValueError) as error:
+            message = f"the stream broke ({type(error).__name__})"
             raise Disconnected(message, sent=True, call=name) from error
 
     async def read(self, kind: type[T], path: str, **options: Any) -> T:

@@ -5,6 +5,7 @@ when the batch does, when the activity is gone, or when patience has run out.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -63,6 +64,24 @@ class CommandResult:
         if not self.ok:
             raise CommandFailed(self)
         return self
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A piece of what a command says while it runs."""
+
+    index: int
+    stream: str
+    """`stdout` or `stderr`."""
+    text: str
+
+
+def _outputs(event: models.RuntimeEvent) -> list[Output]:
+    return [
+        Output(event.index, stream, _text(event.kind[stream]))
+        for stream in ("stdout", "stderr")
+        if isinstance(event.kind.get(stream), str | list)
+    ]
 
 
 def result_of(batch_id: str, raw: ExeScriptCommandResult) -> CommandResult:
@@ -139,6 +158,40 @@ class Batch:
         """Return the results that are there now, without waiting."""
         poll = self._session.rest.activity.results
         return await self._read(lambda: poll(self._activity.id, self.id, timeout_s=0))
+
+    async def stream(self) -> AsyncIterator[Output]:
+        """Yield output while commands run, as long as the stream holds: best effort, no replay.
+
+        What is not told here is in the results. Ends with the batch, or with the stream.
+        """
+        commands = await self._commands()
+        events = self._session.rest.activity.stream(self._activity.id, self.id)
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    if event is None:
+                        if commands is None:
+                            return  # a yagna says this once the batch has ended
+                        continue
+                    for output in _outputs(event):
+                        yield output
+                    ended = event.kind.get("finished")
+                    if isinstance(ended, dict) and (
+                        ended.get("return_code") != 0 or event.index + 1 == commands
+                    ):
+                        return
+        except Disconnected:
+            return
+        except ApiError as error:
+            raise await self._reason(error) from error
+
+    async def _commands(self) -> int | None:
+        """Return how many commands there are; None when the node cannot say."""
+        try:
+            entries = await list_batches(self._session, self._activity.id)
+        except NotSupported:
+            return None
+        return next((entry.commands for entry in entries if entry.batch_id == self.id), None)
 
     async def _follow(
         self, from_index: int, deadline: float | None = None

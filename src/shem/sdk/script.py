@@ -12,7 +12,8 @@ import msgspec
 from shem.kernel.errors import UsageError
 
 COMMANDS_MAX: Final = 10_000
-CAPTURE_ALL: Final[dict[str, Any]] = {"stdout": {"atEnd": {}}, "stderr": {"atEnd": {}}}
+CAPTURE_ALL: Final[dict[str, Any]] = {"stdout": {"stream": {}}, "stderr": {"stream": {}}}
+"""Whole outputs, kept for the results and also told while the command runs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from shem.sdk import activity as sdk
 from shem.sdk import agreement as sdk_agreement
 from shem.sdk import batch as sdk_batch
 from shem.sdk.absence import Absence
-from shem.sdk.batch import CommandResult
+from shem.sdk.batch import CommandResult, Output
 from shem.sdk.errors import ActivityGone, Ended
 from shem.sdk.report import AttachReport
 from shem.sdk.script import Script
@@ -61,6 +61,9 @@ class Batch:
 
     def wait(self, timeout_s: float | None = None, *, check: bool = False) -> list[CommandResult]:
         return self._loop.wait(self._handle.wait(timeout_s, check=check))
+
+    def stream(self) -> Iterator[Output]:
+        return self._loop.each(self._handle.stream())
 
     def so_far(self) -> list[CommandResult]:
         return self._loop.wait(self._handle.so_far())
