@@ -74,8 +74,9 @@ class Tap:
             and line["address"].endswith(f"/{name}")
         ]
 
-    def write(self, path: Path, source: str) -> None:
-        header = {"source": source, "mark": "observed"}
+    def write(self, path: Path, source: str, **facts: object) -> None:
+        """Keep the recording, in the form of those in `tests/vectors/recordings`."""
+        header = {"source": source, "mark": "observed", **facts}
         text = "".join(json.dumps(line) + "\n" for line in [header, *self.lines])
         path.write_text(text)
 
@@ -94,7 +95,7 @@ class Tap:
                     "kind": "reply",
                     "request_id": packet.request_id,
                     "code": int(packet.code),
-                    "reply_type": int(packet.reply_type),
+                    "reply_type": packet.reply_type.name,
                 }
             case BroadcastRequest():
                 about = {"kind": "broadcast", "topic": packet.topic}
