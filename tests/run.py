@@ -24,6 +24,8 @@ SUITES: Final[dict[str, list[str]]] = {
     "netns": ["tests/netns"],
     "e2e": ["tests/e2e"],
 }
+BY_NAME: Final = ("netns",)
+"""Suites that run only when they are named: they need minutes, and a machine of their own."""
 NEEDS: Final[dict[str, str]] = {
     "postgresql": "/usr/lib/postgresql",
     "clang": "/usr/bin/clang",
@@ -82,7 +84,8 @@ def main(chosen: list[str]) -> int:
         print(f"no suite {unknown[0]!r}; there are: {' '.join(SUITES)}", file=sys.stderr)  # noqa: T201
         return 2
     install_needs()
-    results = {name: run_suite(name) for name in chosen or SUITES}
+    everyday = [name for name in SUITES if name not in BY_NAME]
+    results = {name: run_suite(name) for name in chosen or everyday}
     for name, (verdict, seconds) in results.items():
         print(f"{name:10} {seconds:6.1f} s  {verdict}")  # noqa: T201
     return 1 if any(verdict == "FAILED" for verdict, _ in results.values()) else 0
