@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 
 from shem.devnet.compose import SUBNET
 from shem.kernel import times
+from shem.kernel.world import SystemRng, new_hex_id
 from shem.rest.models import Proposal, ProposalEvent
 from shem.sdk.demand import DemandText, platform_of, write_demand
 from shem.sdk.golem import NETWORKS
 from shem.sdk.payloads import WasmPackage
-from tests.crash.history import TOO_LATE, Facts
+from tests.crash.history import TOO_LATE, Call, Facts
 from tests.crash.slice_load import AWAY_PAUSE_S, Load
 
 EXPIRES_S = 1_800
@@ -18,6 +19,8 @@ VALID_S = 120
 DRAFT_WITHIN_S = 20.0
 APPROVED_WITHIN_S = 20.0
 WHO = "trader"
+NEVER_MADE = "it made no activity and never will"
+"""The answer to an intent whose message was lost and that was resolved since: take a new one."""
 
 
 @dataclass(slots=True)
@@ -159,11 +162,10 @@ class Trader:
     async def _work(self, deal: Deal) -> None:
         """Create an activity, the same one however often it is asked for, and run a batch in it."""
         load, activity = self.load, self.load.rest.activity
-        created = await load.until(
-            WHO,
-            "create",
-            lambda: activity.create(deal.agreement_id, intent_id=deal.intent_id),
-        )
+        created = await self._create(deal)
+        while not created.ok and NEVER_MADE in created.text:
+            deal.intent_id = new_hex_id(SystemRng())
+            created = await self._create(deal)
         if not created.ok:
             if TOO_LATE not in created.text:
                 load.history.wrong(f"an activity was not created: {created}")
@@ -178,6 +180,12 @@ class Trader:
                 WHO, "destroy", lambda: activity.destroy(created.answer, timeout_s=3)
             )
             deal.destroyed = destroyed.ok
+
+    async def _create(self, deal: Deal) -> Call:
+        create = self.load.rest.activity.create
+        return await self.load.until(
+            WHO, "create", lambda: create(deal.agreement_id, intent_id=deal.intent_id)
+        )
 
     async def _end(self, deal: Deal) -> None:
         """Terminate what is in force, or may come into force yet."""
