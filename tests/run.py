@@ -40,7 +40,7 @@ NEEDS: Final[dict[str, str]] = {
 """Debian packages, and a path each of them brings."""
 SOME_FAILED: Final = 1
 NO_TESTS_COLLECTED: Final = 5
-TIMED: Final = frozenset({"crash", "interop", "netns", "e2e"})
+TIMED: Final = frozenset({"contract", "sim", "crash", "interop", "netns", "e2e"})
 
 
 def install_needs() -> None:
