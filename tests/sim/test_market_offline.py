@@ -114,7 +114,7 @@ async def test_exact_failures_of_endings_change_nothing_and_may_be_retried(
         ):
             await requestor.market.terminate(requestor.who, agreement, NO)
         assert (await requestor.row(agreement)).state == "Approved"
-        assert await requestor.outbox.pending() == []
+        assert await requestor.outbox.pending(kind="market.ending") == []
         async with running(fabric, tmp_path, PROVIDER_SECRET) as provider:
             await requestor.market.terminate(requestor.who, agreement, NO)
             assert (await requestor.row(agreement)).state == "Terminated"
