@@ -9,6 +9,7 @@ import ctypes
 import fcntl
 import os
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -47,10 +48,13 @@ def obstacle() -> str | None:
 
 
 def sweep() -> None:
-    """Delete the namespaces of test processes that are gone."""
+    """End what test processes that are gone have left, and delete their namespaces."""
     for path in NAMED.glob("shem*-*") if NAMED.exists() else ():
         match = _NAME.fullmatch(path.name)
         if match and not Path(f"/proc/{match['pid']}").exists():
+            for pid in _ip("netns", "pids", path.name).split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
             _ip("netns", "delete", path.name)
 
 
@@ -115,7 +119,8 @@ def _setns(entry: int) -> None:
         raise OSError(code, os.strerror(code))
 
 
-def _ip(*arguments: str, stdin: str = "") -> None:
-    subprocess.run(
+def _ip(*arguments: str, stdin: str = "") -> str:
+    done = subprocess.run(
         ["ip", *arguments], input=stdin, check=True, capture_output=True, text=True, timeout=20
     )
+    return done.stdout

@@ -37,7 +37,7 @@ SLOW = "test/Slow"
 CHUNK = "test/Chunk"
 CONTENT = random.Random(1).randbytes(2_000_000)
 CHUNK_SIZE = 65_536
-LONG_CALL_S = 60
+LONG_CALL_S = 25
 RELIABLE, UNRELIABLE, TRANSFER = "", "/udp", "/transfer"
 CHANNELS = (RELIABLE, UNRELIABLE, TRANSFER)
 

@@ -2,6 +2,7 @@
 
 import os
 import select
+import signal
 import socket
 import subprocess
 import time
@@ -193,9 +194,15 @@ def test_namespaces_of_dead_runs_are_swept_and_those_of_living_ones_are_not():
     ended.wait()
     dead = Namespace(f"shem{ended.pid}-left")
     living = Namespace(f"shem{os.getpid()}-kept")
+    left, kept = (subprocess.Popen([*space.enter, "sleep", "60"]) for space in (dead, living))
     try:
+        time.sleep(0.2)  # they have to get there
         sweep()
+        assert left.wait(5) == -signal.SIGKILL
         assert not (NAMED / dead.name).exists()
+        assert kept.poll() is None
         assert Path(NAMED / living.name).exists()
     finally:
+        kept.kill()
+        kept.wait()
         living.delete()
