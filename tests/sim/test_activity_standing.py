@@ -89,6 +89,20 @@ def test_an_exec_after_the_end_says_who_ended_it_and_why(play: Play) -> None:
     play(story)
 
 
+def test_an_end_that_this_node_has_not_heard_of_is_asked_for(play: Play) -> None:
+    async def story(town: Town) -> None:
+        activity = await town.create()
+        await asyncio.sleep(100)
+        town.agent.unit.alive = False
+        town.agent.unit.unbind()
+        await town.agent.unit.report_state("Terminated", None, reason="execution aborted")
+
+        with pytest.raises(ActivityEnded, match=r"by Provider .*: execution aborted"):
+            await town.exec(activity)
+
+    play(story)
+
+
 def test_calls_that_meet_no_exeunit_learn_of_the_agreements_end(play: Play) -> None:
     async def story(town: Town) -> None:
         activity = await town.create()

@@ -14,7 +14,7 @@ from shem.activity.eventlog import EVENTS_MAX, ProviderEvent, events_topic, load
 from shem.activity.guard import Guard
 from shem.activity.ledger import load_batch
 from shem.activity.live import Live
-from shem.activity.messages import EndpointGone, usage_body
+from shem.activity.messages import ActivityEnded, EndpointGone, usage_body
 from shem.activity.monitor import Monitor
 from shem.activity.overview import Overview
 from shem.activity.parties import OVER, Agreement, Agreements, pick, require
@@ -38,7 +38,15 @@ from shem.activity.states import ActivityState, parse_state
 from shem.activity.watch import Watch
 from shem.bus.router import Binding, Bus
 from shem.kernel.caller import Caller
-from shem.kernel.errors import Denied, NotFound, PeerError, TimedOut, Unreachable, UsageError
+from shem.kernel.errors import (
+    Denied,
+    NotFound,
+    PeerError,
+    ShemError,
+    TimedOut,
+    Unreachable,
+    UsageError,
+)
 from shem.kernel.ids import ActivityId, BatchId, NodeId
 from shem.kernel.tasks import TaskScope
 from shem.kernel.world import World, new_hex_id
@@ -155,7 +163,18 @@ class ActivityService:
         try:
             return await work
         except EndpointGone as error:
-            raise await self._standings.explained(activity, error) from error
+            raise await self._explained(activity, error) from error
+
+    async def _explained(self, activity: Activity, error: EndpointGone) -> EndpointGone:
+        """Say what it means; a provider that has just answered is asked for the state as well."""
+        explained = await self._standings.explained(activity, error)
+        if isinstance(explained, ActivityEnded):
+            return explained
+        try:
+            await self._puller.refresh_state(activity)
+        except ShemError:
+            return error
+        return await self._standings.explained(activity, error)
 
     async def _agreement(self, caller: Caller, agreement_id: str, action: Action) -> Agreement:
         if any(character not in "0123456789abcdefABCDEF" for character in agreement_id):
@@ -213,7 +232,7 @@ class ActivityService:
         script = parse_script(text)
         if activity.state.ended or activity.destroy_ns is not None:
             gone = EndpointGone(f"/net/{activity.provider}/exeunit/{activity_id}/Exec")
-            raise await self._standings.explained(activity, gone)
+            raise await self._explained(activity, gone)
         chosen = batch_id or BatchId(new_hex_id(self.world.rng))
         try:
             await self._told(activity, self._work.execute(activity, script, chosen, timeout_s))

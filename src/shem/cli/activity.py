@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from shem.cli.activity_live import Telling
-from shem.cli.activity_rows import report_fields, report_row, result_row, timeline
+from shem.cli.activity_rows import command_names, report_fields, report_row, result_row, timeline
 from shem.cli.ask import show_fields, show_json, show_table
 from shem.cli.main import EXIT_FAILED, EXIT_GONE, Options
 from shem.kernel.errors import ShemError, UsageError
@@ -177,6 +177,7 @@ async def _tell_story(found: Activity, telling: Telling) -> None:
     if telling.as_json:
         row = report_row(found.report, found.id, found.agreement.id)
         telling.document("report", **row)
+    telling.names = command_names(entries)
     telling.timeline(timeline(info, entries, found.report))
     for name, value in report_fields(found.report, found.id, found.agreement.id).items():
         if value is not None:

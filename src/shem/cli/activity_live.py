@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from shem.cli.activity_rows import Happening, cut, happening, result_row, short_time
+from shem.cli.activity_rows import Happening, Names, happening, result_row, short_time
 from shem.kernel.errors import ShemError
 from shem.sdk.batch import Batch, CommandResult
 
@@ -29,6 +29,7 @@ class Telling:
         self.as_json = as_json
         self._console = Console(highlight=False, soft_wrap=True)
         self._progress: Progress | None = None
+        self.names: Names = {}
 
     @property
     def is_fancy(self) -> bool:
@@ -49,11 +50,11 @@ class Telling:
         if self.as_json:
             self.document("result", **result_row(result))
         else:
-            self.happened(happening(result))
+            self.happened(happening(result, self.names))
 
     def happened(self, entry: Happening) -> None:
         mark = "•" if entry.ok else "✗"
-        self._line(f"{short_time(entry.at)}  {mark} {cut(entry.what)}")
+        self._line(f"{short_time(entry.at)}  {mark} {entry.what}")
         for line in entry.output.rstrip("\n").splitlines():
             self._line(f"{'':21}  {line}")
 
@@ -88,10 +89,9 @@ class Telling:
                 if shown is not None and task is not None:
                     shown.advance(task)
 
-    def output(self, text: str) -> None:
-        """Print a piece of output as it is made."""
-        for line in text.splitlines():
-            self._line(f"{'':21}  {line}")
+    def output(self, line: str) -> None:
+        """Print a line of output as it is made."""
+        self._line(f"{'':21}  {line}")
 
     def _line(self, text: str) -> None:
         console = self._progress.console if self._progress is not None else self._console
@@ -106,6 +106,7 @@ class _Live:
         self._first = first
         self._seen: dict[int, int] = {}
         self._more = asyncio.Event()
+        self._begun = ""
 
     @asynccontextmanager
     async def following(self, batch: Batch) -> AsyncIterator[None]:
@@ -124,8 +125,14 @@ class _Live:
             async for output in batch.stream():
                 if output.index >= self._first:
                     self._seen[output.index] = self._seen.get(output.index, 0) + len(output.text)
-                    self._telling.output(output.text)
+                    self._print(output.text)
                     self._more.set()
+
+    def _print(self, text: str) -> None:
+        """Print the lines that are complete by now."""
+        *lines, self._begun = (self._begun + text).split("\n")
+        for line in lines:
+            self._telling.output(line)
 
     async def told(self, result: CommandResult) -> None:
         """Tell a result; its output only if it was not shown, or not to the end."""
@@ -135,6 +142,8 @@ class _Live:
                 while 0 < self._seen.get(result.index, 0) < length:
                     self._more.clear()
                     await self._more.wait()
+        if self._begun:
+            self._print("\n")
         whole = self._seen.get(result.index, 0) >= length
         shown = replace(result, stdout="", stderr="") if whole and length else result
         self._seen[result.index] = max(length, self._seen.get(result.index, 0))

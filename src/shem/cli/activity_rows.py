@@ -3,7 +3,7 @@
 Rows and documents are made for JSON first; people get the same in words.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,8 +13,10 @@ from shem.sdk.absence import Absence, Due
 from shem.sdk.batch import CommandResult
 from shem.sdk.report import AttachReport
 
-LINE_LENGTH_MAX: Final = 100
+LINE_LENGTH_MAX: Final = 60
 Row = dict[str, Any]
+Names = Mapping[tuple[str, int], str]
+"""(batch id, index) → what the command is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,23 +128,49 @@ def timeline(
     found += [
         Happening(
             entry.created_date,
-            f"batch {entry.batch_id[:8]} sent: {entry.commands} commands ({entry.state})",
+            f"batch {entry.batch_id[:8]} sent: {_count(entry.commands)} ({entry.state})",
         )
         for entry in entries
         if entry.created_date
     ]
-    found += [happening(result) for batch in report.batches for result in batch.results]
+    names = command_names(entries)
+    found += [happening(result, names) for batch in report.batches for result in batch.results]
     if report.ended is not None and report.ended.at is not None:
         found.append(Happening(report.ended.at, str(report.ended), ok=False))
     return sorted(found, key=lambda entry: times.parse(entry.at))
 
 
-def happening(result: CommandResult) -> Happening:
+def _count(commands: int) -> str:
+    return f"{commands} command{'' if commands == 1 else 's'}"
+
+
+def command_names(entries: Sequence[models.Batch]) -> Names:
+    """Return what each command is, in a few words."""
+    return {
+        (entry.batch_id, index): _name(command)
+        for entry in entries
+        for index, command in enumerate(entry.script)
+    }
+
+
+def _name(command: object) -> str:
+    """Return `run mandel zoom 1 9`, or `deploy`."""
+    if not isinstance(command, dict) or len(command) != 1:
+        return ""
+    ((kind, body),) = command.items()
+    fields = body if isinstance(body, dict) else {}
+    args = fields.get("args")
+    words = [fields.get("entry_point"), *(args if isinstance(args, list) else [])]
+    return " ".join([str(kind), *(repr(w) if " " in w else w for w in words if isinstance(w, str))])
+
+
+def happening(result: CommandResult, names: Names | None = None) -> Happening:
     """Return one result as an entry of a timeline."""
     fate = "done" if result.ok else f"failed: {result.message or 'no reason given'}"
-    last = ", the last" if result.last else ""
-    what = f"batch {result.batch_id[:8]} command {result.index}{last} {fate}"
-    return Happening(result.at, what, result.ok, result.stdout + result.stderr)
+    name = (names or {}).get((result.batch_id, result.index), "")
+    what = f"batch {result.batch_id[:8]} command {result.index}{name and ' '}{cut(name)} {fate}"
+    last = " (the last)" if result.last else ""
+    return Happening(result.at, what + last, result.ok, result.stdout + result.stderr)
 
 
 def short_time(moment: str) -> str:
@@ -151,5 +179,5 @@ def short_time(moment: str) -> str:
 
 
 def cut(text: str) -> str:
-    """Return a line that fits beside others."""
+    """Return a text that fits into a line with others."""
     return text if len(text) <= LINE_LENGTH_MAX else text[: LINE_LENGTH_MAX - 1] + "…"

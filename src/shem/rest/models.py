@@ -174,6 +174,8 @@ class Batch(Model, frozen=True):
     is_finished: bool = False
     created_date: str = ""
     message: str | None = None
+    script: list[Any] = []
+    """Its commands, as sent."""
 
 
 class Ending(Model, frozen=True, omit_defaults=False):
