@@ -87,6 +87,22 @@ async def test_cancel(town, pair):
     assert await refused(deal.wait()) == (410, "Cancelled")
 
 
+async def test_approve_and_cancel_at_once(town, pair):
+    """Either is too late; both sides agree on which."""
+    deal = await town.deal(pair)
+    await deal.to_proposed()
+    cancel = deal.requestor.market.agreements.cancel(deal.agreement_id, {"message": "x"})
+
+    outcomes = await asyncio.gather(deal.approve(), cancel, return_exceptions=True)
+
+    state = "Approved" if outcomes[0] is None else "Cancelled"
+    assert outcomes.count(None) == 1
+    await deal.both(state)
+    asker, giver = ([told(event) for event in log] for log in await deal.logs())
+    assert asker == giver
+    assert [kind for kind, *_ in asker] == [f"Agreement{state}Event"]
+
+
 async def test_reject(town, pair):
     deal = await town.deal(pair)
     await deal.to_proposed()
