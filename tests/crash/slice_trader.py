@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 from shem.devnet.compose import SUBNET
 from shem.kernel import times
-from shem.kernel.world import SystemRng, new_hex_id
 from shem.rest.models import Proposal, ProposalEvent
 from shem.sdk.demand import DemandText, platform_of, write_demand
 from shem.sdk.golem import NETWORKS
@@ -164,7 +163,7 @@ class Trader:
         load, activity = self.load, self.load.rest.activity
         created = await self._create(deal)
         while not created.ok and NEVER_MADE in created.text:
-            deal.intent_id = new_hex_id(SystemRng())
+            deal.intent_id = load.rng.randbytes(16).hex()
             created = await self._create(deal)
         if not created.ok:
             if TOO_LATE not in created.text:
