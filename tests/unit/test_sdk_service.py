@@ -9,7 +9,7 @@ import pytest
 
 import shem
 from shem.kernel.errors import Conflict, StorageFault
-from shem.sdk.running import Memory
+from shem.sdk.memory import Memory
 from shem.sdk.service import TRANSITIONS, ServiceState
 from tests.rented import (
     ACTIVITY_ID,

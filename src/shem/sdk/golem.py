@@ -11,22 +11,22 @@ nothing: attach again.
 """
 
 import os
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Literal, Self, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Final, Self, TypedDict, TypeVar, Unpack
 
 from shem.kernel.config import DEFAULT_API_URL, setting
 from shem.kernel.errors import UsageError
 from shem.kernel.world import World
 from shem.rest.client import RestClient
 from shem.rest.errors import ApiError
-from shem.sdk import report
 from shem.sdk.activity import Activity
 from shem.sdk.agreement import expires as expires_of
 from shem.sdk.demand import platform_of
 from shem.sdk.errors import GolemError
+from shem.sdk.opening import Attachment, OnExit, Opening
 from shem.sdk.patience import PATIENCE_S, Patience
 from shem.sdk.payloads import Payload
 from shem.sdk.rental import Rental
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from shem.sdk.service import Service
 
 I = TypeVar("I")  # noqa: E741
-OnExit = Literal["end", "detach"]
 
 RENT_TIMEOUT_S: Final = 120.0
 EXPIRES: Final = timedelta(hours=1)
@@ -60,48 +59,6 @@ class MapOptions(TypedDict, total=False):
     on_exit: OnExit
     fresh: bool
     state_dir: Path | str | None
-
-
-class Opening:
-    """An activity on its way: `await` it, or use it as `async with`."""
-
-    def __init__(self, golem: "Golem", work: "Rental | Attachment", on_exit: OnExit) -> None:
-        self._golem = golem
-        self._work = work
-        self._on_exit = on_exit
-        self._activity: Activity | None = None
-
-    async def _open(self) -> Activity:
-        activity = await self._work.run(self._golem.session)
-        self._golem.keep(activity, self._on_exit)
-        return activity
-
-    def __await__(self) -> Generator[object, None, Activity]:
-        return self._open().__await__()
-
-    async def __aenter__(self) -> Activity:
-        self._activity = await self._open()
-        return self._activity
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._activity is not None:
-            await self._golem.leave(self._activity, error)
-
-
-class Attachment:
-    """The way back to an activity."""
-
-    def __init__(self, activity_id: str, ticket: Ticket | None) -> None:
-        self._activity_id = activity_id
-        self._ticket = ticket
-
-    async def run(self, session: Session) -> Activity:
-        return await report.attach(session, self._activity_id, self._ticket)
 
 
 class Golem:

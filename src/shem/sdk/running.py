@@ -8,19 +8,19 @@ A yagna chooses batch ids itself, so there the ids that it told are noted too.
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
-from shem.kernel.errors import StorageFault, UsageError
+from shem.kernel.errors import UsageError
 from shem.kernel.tasks import TaskScope
 from shem.kernel.world import new_hex_id
 from shem.sdk.activity import Activity
 from shem.sdk.batch import Batch
 from shem.sdk.claims import claims, take_up
 from shem.sdk.errors import ActivityGone, CommandFailed, GolemError
-from shem.sdk.journal import Entry, Journal, state_directory
+from shem.sdk.journal import Journal, state_directory
+from shem.sdk.memory import BATCH, ENDED, STATE, Memory
 from shem.sdk.rental import Rental
 from shem.sdk.report import attach
 from shem.sdk.script import Script
@@ -31,9 +31,6 @@ from shem.sdk.ticket import Ticket
 
 log = logging.getLogger(__name__)
 
-STATE: Final = "state"
-BATCH: Final = "batch"
-ENDED: Final = "ended"
 END_PATIENCE_S: Final = 20.0
 STOP_PATIENCE_S: Final = 60.0
 """How long `shutdown` waits for the batch that `run` was in."""
@@ -42,48 +39,6 @@ RESPAWN_PAUSE_S: Final = 5.0
 _STARTING, _RUNNING = ServiceState.STARTING, ServiceState.RUNNING
 _STOPPING, _TERMINATED = ServiceState.STOPPING, ServiceState.TERMINATED
 _PENDING: Final = ServiceState.PENDING
-
-
-@dataclass(slots=True)
-class Memory:
-    """What the notes of a service say; pure."""
-
-    state: ServiceState = _PENDING
-    activity_id: str | None = None
-    batches: dict[str, str] = field(default_factory=dict)
-    """Step → id of its batch, as the node told it."""
-    under_way: str | None = None
-    """The batch of `run` whose end nobody has noted."""
-
-    @classmethod
-    def of(cls, entries: list[Entry]) -> "Memory":
-        memory = cls()
-        for entry in entries:
-            try:
-                memory.apply(entry)
-            except (KeyError, ValueError, TypeError) as error:
-                raise StorageFault(f"the notes of a service are damaged: {error!r}") from error
-        return memory
-
-    def apply(self, entry: Entry) -> None:
-        """Take in an entry that is on disk."""
-        match entry["kind"]:
-            case "state":
-                state = ServiceState(entry["state"])
-                if state is _PENDING:
-                    self.batches.clear()
-                    self.activity_id = self.under_way = None
-                self.state = state
-                self.activity_id = entry.get("activity", self.activity_id)
-            case "batch":
-                self.batches[entry["step"]] = entry["batch"]
-                if entry["step"] == _RUNNING:
-                    self.under_way = entry["batch"]
-            case "ended":
-                if self.under_way == entry["batch"]:
-                    self.under_way = None
-            case other:
-                raise ValueError(f"unknown kind {other!r}")
 
 
 class Running:

@@ -15,7 +15,8 @@ from shem.sdk import map as sdk_map
 from shem.sdk import running as sdk_running
 from shem.sdk import service as sdk_service
 from shem.sdk.errors import CommandFailed
-from shem.sdk.golem import EXPIRES, RENT_TIMEOUT_S, MapOptions, OnExit
+from shem.sdk.golem import EXPIRES, RENT_TIMEOUT_S, MapOptions
+from shem.sdk.opening import OnExit, Opening
 from shem.sdk.patience import PATIENCE_S
 from shem.sdk.payloads import Payload
 from shem.sdk.progress import Recomputation
@@ -123,7 +124,7 @@ class Golem:
     def attach(self, target: str | Ticket, *, on_exit: OnExit = "detach") -> Activity:
         return self._open(self._handle.attach(target, on_exit=on_exit))
 
-    def _open(self, opening: sdk_golem.Opening) -> Activity:
+    def _open(self, opening: Opening) -> Activity:
         async def opened() -> sdk.Activity:
             return await opening
 
