@@ -1,9 +1,9 @@
 """Run the test suites, fast ones first: `python -m tests.run [SUITE ...]`.
 
 On a fresh Debian machine with root it first installs what some suites need (`NEEDS`); without
-root those suites skip with the reason. Every suite is one pytest process. Where programs run in
-real time (`TIMED`) a test that failed is run once more, and said so: a busy machine may upset even
-the real yagna. The exit status is 1 when any suite failed.
+root those suites skip with the reason. Every suite is one pytest process. A test that failed is run
+once more, and said so: in all suites some tests run real programs in real time, and a busy machine
+may upset them. The exit status is 1 when any suite failed.
 """
 
 import os
@@ -40,7 +40,6 @@ NEEDS: Final[dict[str, str]] = {
 """Debian packages, and a path each of them brings."""
 SOME_FAILED: Final = 1
 NO_TESTS_COLLECTED: Final = 5
-TIMED: Final = frozenset({"contract", "sim", "crash", "interop", "netns", "e2e"})
 
 
 def install_needs() -> None:
@@ -71,7 +70,7 @@ def run_suite(name: str) -> tuple[str, float]:
     print(f"== {name}", flush=True)  # noqa: T201
     status = subprocess.run(command, cwd=ROOT, check=False).returncode
     verdict = "passed" if status in {0, NO_TESTS_COLLECTED} else "FAILED"
-    if status == SOME_FAILED and name in TIMED:
+    if status == SOME_FAILED:
         print(f"== {name}: what failed, once more", flush=True)  # noqa: T201
         again = subprocess.run([*command, "--last-failed"], cwd=ROOT, check=False).returncode
         verdict = "passed at the second try" if again == 0 else "FAILED"
