@@ -79,7 +79,7 @@ def test_every_point_in_the_source_is_driven_and_documented() -> None:
     assert len(documented) == len(set(documented))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_killed_at_each_named_point_a_deal_goes_on(short_dir: Path) -> None:
     async with siege(short_dir, loaded=False) as under:
         under.trader.destroys = 1.0
@@ -91,7 +91,7 @@ async def test_killed_at_each_named_point_a_deal_goes_on(short_dir: Path) -> Non
     under.require_unbroken(len(CASES))
 
 
-@pytest.mark.timeout(1_800 if SAMPLE > 10 else 300)
+@pytest.mark.timeout(1_800 if SAMPLE > 10 else 600)
 async def test_killed_around_any_commit_a_deal_goes_on(short_dir: Path) -> None:
     async with siege(short_dir, loaded=False) as under:
         cases = [case for victim in COMMITS_MAX for case in chosen_commits(under, victim)]
