@@ -380,3 +380,54 @@ async def test_a_map_without_inputs_is_finished(tmp_path: Path) -> None:
         async with golem(node) as session:
             assert await a_map(session, tmp_path, []) == []
     assert node.count("POST", f"{MARKET}/demands") == 0
+
+
+async def test_a_refusal_of_an_activity_that_is_about_to_end_is_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shem.sdk.workers.REFUSAL_PAUSE_S", 0.01)
+    refused = Answer(400, {"message": "Bad request: the activity is being terminated"})
+    async with scripted_node() as node:
+        rentable(node).answer("GET", f"{MARKET}/agreements", ok([]))
+        rent_again(node)
+        answers = Results(node)
+        ending = {"looks": 0}
+
+        def execute(call: Call) -> Answer:
+            accepted = answers.execute(call)
+            if answers.inputs_sent() == ["5"]:
+                ending["looks"] = 1
+                return refused
+            return accepted
+
+        def state(_: Call) -> Answer:
+            looks = ending["looks"]
+            ending["looks"] = looks + 1 if looks else 0
+            gone = 2 <= looks <= 3
+            return ok({"state": ["Ready", "Terminated" if gone else None]})
+
+        node.answer("POST", EXEC, execute)
+        node.answer("GET", HERE + "/*/state", state)
+        async with golem(node) as session, a_map(session, tmp_path, [5]) as mapping:
+            (done,) = [done async for done in mapping]
+
+    assert done.ok and answers.inputs_sent() == ["5", "5"]
+    assert mapping.recomputed == () and node.count("POST", HERE) == 2
+
+
+async def test_a_script_that_is_refused_is_the_programs_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shem.sdk.workers.REFUSAL_PAUSE_S", 0.01)
+    async with scripted_node() as node:
+        rentable(node).answer("GET", f"{MARKET}/agreements", ok([]))
+        answers = Results(node)
+
+        def execute(call: Call) -> Answer:
+            accepted = answers.execute(call)
+            return Answer(400, {"message": "Bad request: x"}) if answers.inputs_sent() else accepted
+
+        node.answer("POST", EXEC, execute)
+        async with golem(node) as session:
+            with pytest.raises(shem.NodeRefused, match="Bad request: x"):
+                await a_map(session, tmp_path)

@@ -71,9 +71,8 @@ class Submission:
             if error.code == CODE_NEVER:
                 self._renew(error)
                 return None
-            if error.code in GONE:
-                raise await activity.gone_or(explain(error)) from error
-            if error.status in {404, 410}:
+            if error.code in GONE or error.status in {400, 404, 409, 410}:
+                # an ExeUnit that is about to end refuses as it would refuse a wrong script
                 raise await activity.gone_or(explain(error)) from error
             raise explain(error) from error
 

@@ -42,6 +42,8 @@ SIGN_OF_LIFE_S: Final = 5.0
 """How often a provider is asked for one while its batch runs, and how long it may take."""
 RECRUIT_PAUSE_S: Final = 15.0
 """Before another worker is looked for, when none was found and others work."""
+REFUSAL_PAUSE_S: Final = 1.0
+"""A refused script may be wrong, or its activity about to end: so long until we look which."""
 END_PATIENCE_S: Final = 5.0
 NEVER_RAN: Final = frozenset({NEVER, REFUSED})
 
@@ -203,10 +205,14 @@ class Crew:
             await self._lose(task, f"no result within {self._options.timeout_s:g} s")
             return False
         except NodeRefused as error:
-            if error.code != CODE_NEVER:
+            if error.code == CODE_NEVER:
+                await self._lose(task, error.message)
+                return True
+            await self._session.world.clock.sleep(REFUSAL_PAUSE_S)
+            if not await activity.gone():
                 raise
-            await self._lose(task, error.message)
-            return True
+            await self._salvage(task, error.message)
+            return False
         except (ActivityGone, BatchUnknown, NotReachable) as error:
             await self._session.patience.ask(self._session.rest.identity.me)
             await self._salvage(self.progress.in_flight[task.index], error.message)
