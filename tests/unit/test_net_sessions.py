@@ -398,7 +398,43 @@ def test_peer_whose_proof_got_lost_shows_it_by_a_ping_and_is_dialled_again(node,
     assert session_of(node, peer).session_id == S2
 
 
-def test_ping_that_overtakes_the_proof_changes_nothing(node, peer, network):
+def test_proof_that_its_ping_overtakes_is_taken(node, peer, network):
+    register(network, peer)
+    node.say(peer.node_id, Channel.UNRELIABLE, b"hello")
+    greeting = peer.packets(r.Session)[-1]
+    ask = r.ChallengeRequest(b"d" * 16, 1)
+    answer = r.Response(greeting.content.request_id, 200, r.Session(challenge_req=ask))
+    peer.send(answer, node.address, S1)
+    proof = peer.packets(r.Session)[-1]
+    network.run_for(1)
+
+    peer.send(r.Request(7, r.Ping()), node.address, S1)
+    network.run_for(0.1)
+    mine = peer.solve(greeting.content.body.challenge_req)
+    peer.send(r.Response(proof.content.request_id, 200, mine), node.address, S1)
+    network.run_for(0.5)
+
+    assert session_of(node, peer).session_id == S1
+    assert ended_by_name(peer) == []
+
+
+def test_echo_of_our_disconnected_does_not_end_the_next_try(node, peer, network):
+    register(network, peer)
+    node.say(peer.node_id, Channel.UNRELIABLE, b"hello")
+    greet_back(node, peer, S1)
+    network.run_for(0.9)
+    peer.send(r.Request(7, r.Ping()), node.address, S1)
+    network.run_for(0.3)
+
+    peer.send(r.Control(r.Disconnected(session_id=S1)), node.address, S1)
+    network.run_for(0.3)
+    peer.accept(node, session_id=S2)
+    network.run_for(0.1)
+
+    assert session_of(node, peer).session_id == S2
+
+
+def test_ping_that_comes_soon_changes_nothing(node, peer, network):
     register(network, peer)
     node.say(peer.node_id, Channel.UNRELIABLE, b"hello")
     greet_back(node, peer, S1)

@@ -252,6 +252,8 @@ class NodeCore:
         for failed in self._post.requests.tick(now):
             self._on_unanswered(failed, now)
         self._dialler.tick(now)
+        for address in self._dialler.overdue(now):
+            self._on_undialled(address, now)
         self.link.tick(now)
         self.router.tick(now)
         self._secure.tick(now)
@@ -373,8 +375,7 @@ class NodeCore:
         if is_known or self._stranger_limit.allow(source, now):
             code = r.Code.OK if is_known else r.Code.UNAUTHORIZED
             self._post.respond(sid, packet.content.request_id, r.Pong(), source, code=code)
-        if failed := self._dialler.on_ping(source, sid, now):
-            self._on_dial_failed(failed, now)
+        self._dialler.on_ping(source, sid, now)
 
     def _on_handshake_request(
         self, packet: r.Packet, body: r.Session, source: Address, now: float
@@ -461,6 +462,11 @@ class NodeCore:
         log.info("peer.undialled", peer=failed.target, address=failed.address, why=failed.reason)
         self.router.on_dial_failed(failed.address, now)
 
+    def _on_undialled(self, address: Address, now: float) -> None:
+        is_dialling_us = self._acceptor.is_tried_by(address)
+        if failed := self._dialler.on_unanswered(address, now, is_dialling_us=is_dialling_us):
+            self._on_dial_failed(failed, now)
+
     def _establish(self, established: Established, now: float) -> None:
         address, sid = established.address, established.session_id
         if address == self.link.address:
@@ -543,11 +549,7 @@ class NodeCore:
     def _on_unanswered(self, failed: Unanswered, now: float) -> None:
         match failed.purpose:
             case Greet(address) | Prove(address):
-                is_dialling_us = self._acceptor.is_tried_by(address)
-                if dial_failed := self._dialler.on_unanswered(
-                    address, now, is_dialling_us=is_dialling_us
-                ):
-                    self._on_dial_failed(dial_failed, now)
+                self._on_undialled(address, now)
             case CheckAlive(session_id):
                 self._on_silence(session_id, failed.started, now)
             case LookUp(node_id):

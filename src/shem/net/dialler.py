@@ -53,6 +53,8 @@ PEER_PROOF: Final = Pattern((0.0, 0.5, 1.0, 1.5, 3.0), 6.0, keep_id=True)
 just starting greets at once, and proves itself seconds later, when it has read its keys."""
 RESUME_UNPROVEN_S: Final = (0.8, 1.6, 3.0)
 """When a peer that owes its proof is resumed."""
+OVERTAKEN_S: Final = 0.25
+"""By how much its Ping may overtake the proof."""
 
 
 class Stage(StrEnum):
@@ -114,6 +116,8 @@ class _Attempt:
     last_id: bytes = b""
     """The last session that the peer has offered."""
     proved_at: float = 0.0
+    overdue_at: float | None = None
+    """When a proof counts as lost that the peer has shown to have sent."""
     solver: Solver | None = None
     count: int = 1
     resume_at: float = 0.0
@@ -260,15 +264,22 @@ class Dialler:
         self._pause(attempt, now + RETRY_PAUSE_S)
         return None
 
-    def on_ping(self, address: Address, session_id: bytes, now: float) -> DialFailed | None:
+    def on_ping(self, address: Address, session_id: bytes, now: float) -> None:
         """Take a sign that the peer believes in the session of which we lack its proof."""
         attempt = self._attempts.get(address)
-        if attempt is None or attempt.session_id != session_id:
-            return None
+        if attempt is None or attempt.session_id != session_id or attempt.overdue_at is not None:
+            return
         is_late = now - attempt.proved_at >= RESUME_UNPROVEN_S[0]
-        if attempt.stage is not Stage.PROVING or attempt.target is None or not is_late:
-            return None
-        return self.on_unanswered(address, now)
+        if attempt.stage is Stage.PROVING and attempt.target is not None and is_late:
+            attempt.overdue_at = now + OVERTAKEN_S
+
+    def overdue(self, now: float) -> list[Address]:
+        """Return the peers whose proof was lost on its way."""
+        return [
+            attempt.address
+            for attempt in self._attempts.values()
+            if attempt.overdue_at is not None and attempt.overdue_at <= now
+        ]
 
     def on_disconnected(self, address: Address, session_id: bytes) -> DialFailed | None:
         """Take the peer's word that this half-open try is over."""
@@ -300,6 +311,7 @@ class Dialler:
             for attempt in self._attempts.values()
             if attempt.stage in (Stage.SOLVING, Stage.PAUSED)
         ]
+        times += [a.overdue_at for a in self._attempts.values() if a.overdue_at is not None]
         return min(times, default=None)
 
     def _greet(self, attempt: _Attempt, now: float) -> None:
@@ -316,7 +328,7 @@ class Dialler:
     def _pause(self, attempt: _Attempt, until: float) -> None:
         self._post.requests.cancel(Greet(attempt.address))
         self._post.requests.cancel(Prove(attempt.address))
-        attempt.stage = Stage.PAUSED
+        attempt.stage, attempt.session_id, attempt.overdue_at = Stage.PAUSED, b"", None
         attempt.resume_at = until
 
     def _on_challenge(
