@@ -21,7 +21,7 @@ SUITES: Final[dict[str, list[str]]] = {
     "sim": ["-n", "2", "tests/sim"],
     "crash": ["tests/crash"],
     "interop": ["tests/interop"],
-    "netns": ["tests/netns"],
+    "netns": ["-n", "3", "tests/netns"],
     "e2e": ["tests/e2e"],
 }
 BY_NAME: Final = ("netns",)

@@ -183,7 +183,8 @@ class Station:
         try:
             while (spent := time.monotonic() - started) < within_s:
                 calls.add(asyncio.create_task(self.ping(other, channel, within_s)))
-                await asyncio.wait(calls, timeout=AGAIN_S, return_when=asyncio.FIRST_COMPLETED)
+                pause_s = AGAIN_S + spent / 20
+                await asyncio.wait(calls, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED)
                 ended = {call for call in calls if call.done()}
                 if any(call.exception() is None for call in ended):
                     return time.monotonic() - started

@@ -18,6 +18,8 @@ pytestmark = pytest.mark.timeout(150)
 SETTLED_S = 2.5
 """After so long without calls nothing is under way that would tell of a change by chance."""
 SEEN_S = {"ours": 1.0, "yagna": 3.0}
+LOSSY_YAGNA_S = 60
+"""A real yagna's own streams need long to begin anew on a bad line."""
 UNSEEN_S = 18.0
 """The keep-alive's 15 s, and what it takes to act."""
 ROUTES = {"direct": (False, False), "relayed": (True, True)}
@@ -67,7 +69,8 @@ async def test_long_calls_outlive_a_cut_and_a_change_of_address(net, tmp_path, k
         tries = await both_ways("cut", cut) + await both_ways("move", move)
         # A yagna closes its streams when one of its handshakes fails, and tells nobody.
         assert tries == [1, 1, 1, 1] or (kind == "yagna" and loss > 0)
-        took = [await peer.reaches(roamer, channel, within_s=20) for channel in CHANNELS]
+        within_s = LOSSY_YAGNA_S if kind == "yagna" and loss else 20
+        took = [await peer.reaches(roamer, channel, within_s=within_s) for channel in CHANNELS]
         print(f"{kind}, loss {loss:.0%}: tries {tries}, pings {took}")  # noqa: T201
 
 

@@ -21,7 +21,8 @@ from shem.market import agreement_states
 from shem.market.ids import Role
 from shem.market.records import AgreementRow
 from shem.market.service import MarketService
-from shem.net.memory import MemoryFabric
+from shem.net.memory import MemoryFabric, MemoryNet
+from shem.store.committer import Committer
 from shem.store.open import open_store
 from shem.store.outbox import Outbox
 from shem.store.unit import Store
@@ -59,6 +60,7 @@ class Side:
     outbox: Outbox
     node_id: NodeId
     world: World
+    net: MemoryNet
 
     @property
     def who(self) -> Caller:
@@ -126,11 +128,14 @@ async def running(
     *,
     exact_failures: bool = False,
     features: frozenset[str] = agreement_states.FEATURES,
+    committer: Committer | None = None,
 ) -> AsyncIterator[Side]:
     """Start a node on the fabric; its store (in `folder`, if not named) outlives the block."""
     world = world or World()
     async with AsyncExitStack() as stack:
-        store = await open_store(database or folder / f"{secret[:4]}.db", world=world)
+        store = await open_store(
+            database or folder / f"{secret[:4]}.db", world=world, committer=committer
+        )
         stack.push_async_callback(store.close)
         config = NodeConfig(datadir=folder, autoconf_id_secret=secret)
         identity = IdentityService(store, world, config)
@@ -158,7 +163,7 @@ async def running(
             await stack.enter_async_context(part)
         scope = await stack.enter_async_context(TaskScope())
         scope.spawn(outbox.run(), "outbox")
-        yield Side(market, store, bus, outbox, node_id, world)
+        yield Side(market, store, bus, outbox, node_id, world, net)
 
 
 @dataclass

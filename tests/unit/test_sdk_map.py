@@ -395,10 +395,15 @@ async def test_a_refusal_of_an_activity_that_is_about_to_end_is_its_end(
 
         def execute(call: Call) -> Answer:
             accepted = answers.execute(call)
-            if answers.inputs_sent() == ["5"]:
+            if "run" in call.body["text"] and answers.inputs_sent() == ["5"]:
                 ending["looks"] = 1
+                del answers.scripts[call.body["batchId"]]
                 return refused
             return accepted
+
+        def poll(call: Call) -> Answer:
+            known = call.path.rpartition("/")[2] in answers.scripts
+            return answers.poll(call) if known else Answer(404, {"message": "Not found"})
 
         def state(_: Call) -> Answer:
             looks = ending["looks"]
@@ -407,6 +412,7 @@ async def test_a_refusal_of_an_activity_that_is_about_to_end_is_its_end(
             return ok({"state": ["Ready", "Terminated" if gone else None]})
 
         node.answer("POST", EXEC, execute)
+        node.answer("GET", RESULTS, poll)
         node.answer("GET", HERE + "/*/state", state)
         async with golem(node) as session, a_map(session, tmp_path, [5]) as mapping:
             (done,) = [done async for done in mapping]

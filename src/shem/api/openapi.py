@@ -6,6 +6,7 @@ can do. What is not built yet (501) has no promise and is not in the document.
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -70,14 +71,16 @@ def document(routes: Iterable[Route], version: str) -> dict[str, Any]:
 
 def routes(others: Sequence[Route], version: str) -> list[Route]:
     """Return the routes that serve the document and the page about `others`."""
-    made = document(others, version)
-    html = page(made)
+
+    @cache
+    def made() -> dict[str, Any]:
+        return document(others, version)
 
     async def openapi(_request: Request) -> Response:
-        return json_reply(made)
+        return json_reply(made())
 
     async def docs(_request: Request) -> Response:
-        return Response(html, media_type="text/html")
+        return Response(page(made()), media_type="text/html")
 
     return [open_route("/openapi.json", openapi), open_route("/docs", docs)]
 
