@@ -48,14 +48,18 @@ def obstacle() -> str | None:
 
 
 def sweep() -> None:
-    """End what test processes that are gone have left, and delete their namespaces."""
+    """End what test processes that are gone have left, and delete their namespaces.
+
+    Several test processes start at once: whoever sweeps first may take a namespace from the others.
+    """
     for path in NAMED.glob("shem*-*") if NAMED.exists() else ():
         match = _NAME.fullmatch(path.name)
         if match and not Path(f"/proc/{match['pid']}").exists():
-            for pid in _ip("netns", "pids", path.name).split():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGKILL)
-            _ip("netns", "delete", path.name)
+            with contextlib.suppress(subprocess.CalledProcessError):
+                for pid in _ip("netns", "pids", path.name).split():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(int(pid), signal.SIGKILL)
+                _ip("netns", "delete", path.name)
 
 
 class Namespace:

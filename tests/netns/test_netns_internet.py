@@ -1,5 +1,6 @@
 """The userland internet does to packets what it says."""
 
+import multiprocessing
 import os
 import select
 import signal
@@ -206,3 +207,17 @@ def test_namespaces_of_dead_runs_are_swept_and_those_of_living_ones_are_not():
         kept.kill()
         kept.wait()
         living.delete()
+
+
+def test_several_test_processes_sweep_at_once():
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    dead = [Namespace(f"shem{ended.pid}-left{number}") for number in range(8)]
+    context = multiprocessing.get_context("spawn")
+    sweepers = [context.Process(target=sweep) for _ in range(3)]
+    for sweeper in sweepers:
+        sweeper.start()
+    for sweeper in sweepers:
+        sweeper.join(30)
+    assert [sweeper.exitcode for sweeper in sweepers] == [0, 0, 0]
+    assert [space.name for space in dead if (NAMED / space.name).exists()] == []
