@@ -1,10 +1,12 @@
 """What all suites share.
 
 Hypothesis draws no conclusions from a slow machine. A devnet gets a short directory, because unix
-socket paths are limited to about a hundred bytes.
+socket paths are limited to about a hundred bytes. A run in the background of a shell inherits an ignored
+SIGINT and would hand it on to every process; tests interrupt some of them.
 """
 
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,9 @@ from hypothesis import HealthCheck, settings
 
 settings.register_profile("shem", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shem")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
