@@ -20,6 +20,7 @@ from shem.provider import negotiator as negotiator_module
 from shem.provider.activities import Activities
 from shem.provider.agreements import Agreements
 from shem.provider.config import ProviderConfig
+from shem.provider.exeunits import Processes
 from shem.provider.negotiator import Negotiator
 from shem.provider.offer import OfferText
 from shem.provider.records import Records
@@ -60,7 +61,13 @@ async def negotiating(node: ScriptedNode, path: Path) -> AsyncIterator[None]:
     config = ProviderConfig(app_key=APP_KEY, data_dir=path.parent)
     async with RestClient(node.url, APP_KEY) as client, TaskScope() as scope:
         activities = Activities(
-            config=config, descriptors=[], records=records, client=client, world=world, scope=scope
+            config=config,
+            descriptors=[],
+            records=records,
+            client=client,
+            units=Processes(world),
+            world=world,
+            scope=scope,
         )
         agreements = Agreements(
             config=config,

@@ -7,11 +7,14 @@ before there is a net, with the bus socket open already. A service loop that fai
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
 import structlog
+from starlette.types import ASGIApp
 
 from shem.activity import messages as activity_messages
 from shem.activity.service import ActivityService
@@ -28,6 +31,7 @@ from shem.bus.features import Features
 from shem.bus.remote import RemoteBus
 from shem.bus.router import Bus
 from shem.bus.socket_server import SocketServer
+from shem.identity.keys import PrivateKey
 from shem.identity.service import IdentityService
 from shem.kernel.caller import Assurance, Caller
 from shem.kernel.config import NodeConfig, parse_gsb_url
@@ -38,6 +42,7 @@ from shem.market import agreement_states
 from shem.market.service import MarketService
 from shem.net.acquaintances import Acquaintances
 from shem.net.secure.pin_store import PinStore
+from shem.net.secure.pins import Pins
 from shem.net.service import Net
 from shem.node import ready
 from shem.node.http import serving
@@ -49,6 +54,35 @@ from shem.store.outbox import Outbox
 from shem.store.unit import Store
 
 log = structlog.get_logger()
+
+
+def _net(config: NodeConfig, world: World, keys: Sequence[PrivateKey], pins: Pins) -> Net:
+    return Net(
+        world,
+        keys,
+        config.bind_address,
+        config.relay_address,
+        encryption=config.net_encryption,
+        pins=pins,
+    )
+
+
+async def _store(place: str | Path, world: World) -> Store:
+    return await open_store(place, world=world)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a node is put into; a simulation has a net, a disk and clients of its own."""
+
+    net: Callable[[NodeConfig, World, Sequence[PrivateKey], Pins], Net] = _net
+    store: Callable[[str | Path, World], Awaitable[Store]] = _store
+    serve: Callable[
+        [ASGIApp, tuple[str, int], ClientSessions], AbstractAsyncContextManager[tuple[str, int]]
+    ] = serving
+
+
+REAL: Final = Surroundings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +112,13 @@ async def run_node(config: NodeConfig, stop: asyncio.Event) -> None:
 
 @asynccontextmanager
 async def running_node(
-    config: NodeConfig, world: World, stop: asyncio.Event
+    config: NodeConfig, world: World, stop: asyncio.Event, surroundings: Surroundings = REAL
 ) -> AsyncIterator[Node]:
     """Start every part of a node; stop them in reverse when the block ends."""
     async with AsyncExitStack() as stack:
-        store = await open_store(config.database_url or config.datadir / DATABASE_FILE, world=world)
+        store = await surroundings.store(
+            config.database_url or config.datadir / DATABASE_FILE, world
+        )
         stack.push_async_callback(store.close)
         identity = IdentityService(store, world, config)
         await identity.start()
@@ -98,14 +134,7 @@ async def running_node(
 
         keys = identity.keys()
         pinned = await stack.enter_async_context(PinStore(store, world))
-        net = Net(
-            world,
-            keys,
-            config.bind_address,
-            config.relay_address,
-            encryption=config.net_encryption,
-            pins=pinned.pins,
-        )
+        net = surroundings.net(config, world, keys, pinned.pins)
         node_ids = [key.node_id for key in keys]
         remote = RemoteBus(bus, net, node_ids, rng=world.rng)
         broadcast = Broadcast(remote, net, node_ids[0])
@@ -154,5 +183,7 @@ async def running_node(
         sessions = ClientSessions()
         sessions.on_gone(market.collector_gone)
         app = build_app(routes, identity.principal, sessions)
-        address = await stack.enter_async_context(serving(app, config.api_address, sessions))
+        address = await stack.enter_async_context(
+            surroundings.serve(app, config.api_address, sessions)
+        )
         yield Node(address, store, identity, net, bus, market, activity)

@@ -21,7 +21,7 @@ from shem.kernel.tasks import TaskScope
 from shem.kernel.world import World
 from shem.provider.config import ProviderConfig
 from shem.provider.descriptor import Descriptor
-from shem.provider.exeunits import ExeUnitProcess, adopt, end_process, start_process
+from shem.provider.exeunits import Unit, Units
 from shem.provider.patience import until_answered
 from shem.provider.records import ActivityPhase, ActivityRecord, AgreementRecord, Records
 from shem.rest.client import RestClient
@@ -65,10 +65,12 @@ class Activities:
         descriptors: Sequence[Descriptor],
         records: Records,
         client: RestClient,
+        units: Units,
         world: World,
         scope: TaskScope,
     ) -> None:
         self._config = config
+        self._units = units
         self._descriptors = {descriptor.name: descriptor for descriptor in descriptors}
         self._records = records
         self._client = client
@@ -139,14 +141,14 @@ class Activities:
         """The whole life of an activity from here on."""
         activity_id = record.activity_id
         if record.phase is not ActivityPhase.REPORTING:
-            process = await asyncio.to_thread(adopt, record.pid, record.pid_started, activity_id)
+            process = await self._units.adopt(record.pid, record.pid_started, activity_id)
             if process is not None:
                 log.info("exeunit.adopted", activity=activity_id, pid=process.pid)
                 await self._write_down(activity_id, process, record.restarts)
             if not handle.stop:
                 process = await self._keep_running(record, agreement, handle, process)
             if process is not None:
-                await end_process(process, self._world, patience_s=self._config.termination_s)
+                await self._units.end(process, patience_s=self._config.termination_s)
             await self._records.set_activity(activity_id, ActivityPhase.REPORTING)
         await self._tell_terminated(activity_id)
         await self._records.set_activity(activity_id, ActivityPhase.ENDED)
@@ -160,8 +162,8 @@ class Activities:
         record: ActivityRecord,
         agreement: AgreementRecord,
         handle: _Handle,
-        process: ExeUnitProcess | None,
-    ) -> ExeUnitProcess | None:
+        process: Unit | None,
+    ) -> Unit | None:
         """Keep a process alive until a stop is asked for; returns what still has to be ended."""
         restarts = record.restarts
         if process is None and record.pid is not None:
@@ -198,14 +200,14 @@ class Activities:
 
     async def _start(
         self, activity_id: str, agreement: AgreementRecord, restarts: int
-    ) -> ExeUnitProcess | None:
+    ) -> Unit | None:
         """Start the process and write it down; None, with the reason written, when it fails."""
         directory = self._config.work_dir / agreement.agreement_id
         agreement_file = directory / "agreement.json"
         try:
             descriptor = self._descriptor_of(agreement)
             await asyncio.to_thread(_write_agreement, agreement_file, agreement.body)
-            process = await start_process(
+            process = await self._units.start(
                 descriptor.service_command(
                     activity_id,
                     agreement_file=agreement_file,
@@ -214,7 +216,6 @@ class Activities:
                 ),
                 work_dir=directory / activity_id,
                 gsb_url=self._config.gsb_url,
-                world=self._world,
             )
         except (OSError, KeyError) as error:
             log.warning("exeunit.not_started", activity=activity_id, reason=repr(error))
@@ -230,12 +231,12 @@ class Activities:
         log.info("exeunit.started", activity=activity_id, pid=process.pid, restarts=restarts)
         return process
 
-    async def _write_down(self, activity_id: str, process: ExeUnitProcess, restarts: int) -> None:
+    async def _write_down(self, activity_id: str, process: Unit, restarts: int) -> None:
         await self._records.set_process(
             activity_id, process.pid, process.started, restarts=restarts
         )
 
-    async def _watch(self, process: ExeUnitProcess, handle: _Handle) -> None:
+    async def _watch(self, process: Unit, handle: _Handle) -> None:
         handle.exit = (await process.wait(self._world),)
         handle.changed.set()
 

@@ -5,9 +5,10 @@ which is harmless, and none is missed while the agent is away. Events of agreeme
 ours are passed over: another agent may use the same node.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -19,6 +20,7 @@ from shem.provider.activities import Activities
 from shem.provider.agreements import Agreements
 from shem.provider.config import Hardware, ProviderConfig
 from shem.provider.descriptor import Descriptor, offer_template
+from shem.provider.exeunits import Processes, Units
 from shem.provider.negotiator import Negotiator
 from shem.provider.offer import build_offer
 from shem.provider.patience import BackOff, until_answered
@@ -28,6 +30,7 @@ from shem.rest.client import RestClient
 from shem.rest.errors import ApiError, Disconnected
 from shem.rest.models import AgreementOperationEvent, ProviderEvent
 from shem.store.open import open_store
+from shem.store.unit import Store
 
 DATABASE_NAME: Final = "agent.db"
 POLL_TIMEOUT_S: Final = 15.0
@@ -42,6 +45,22 @@ OVER: Final = frozenset(
 log = structlog.get_logger()
 
 
+async def _store(path: Path, world: World) -> Store:
+    return await open_store(path, world=world, migrations="agent")
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What an agent is put into; a simulation has a disk and ExeUnits of its own."""
+
+    store: Callable[[Path, World], Awaitable[Store]] = _store
+    template: Callable[[Descriptor], Awaitable[dict[str, Any]]] = offer_template
+    units: Callable[[World], Units] = Processes
+
+
+REAL: Final = Surroundings()
+
+
 class Agent:
     """One provider agent; `run` ends only by cancellation."""
 
@@ -52,7 +71,10 @@ class Agent:
         hardware: Hardware,
         client: RestClient,
         world: World,
+        *,
+        surroundings: Surroundings = REAL,
     ) -> None:
+        self._surroundings = surroundings
         self._config = config
         self._descriptors = descriptors
         self._hardware = hardware
@@ -63,9 +85,7 @@ class Agent:
     async def run(self) -> None:
         """Work until cancelled; ExeUnits go on, and are taken up again by the next agent."""
         me = await until_answered("identity", self._client.identity.me, self._world)
-        store = await open_store(
-            self._config.data_dir / DATABASE_NAME, world=self._world, migrations="agent"
-        )
+        store = await self._surroundings.store(self._config.data_dir / DATABASE_NAME, self._world)
         try:
             records = Records(store, self._world, NodeId(me.identity))
             async with TaskScope() as scope:
@@ -85,6 +105,7 @@ class Agent:
             descriptors=self._descriptors,
             records=records,
             client=self._client,
+            units=self._surroundings.units(self._world),
             world=self._world,
             scope=scope,
         )
@@ -137,7 +158,7 @@ class Agent:
             config=self._config,
             hardware=self._hardware,
             descriptor=descriptor,
-            template=await offer_template(descriptor),
+            template=await self._surroundings.template(descriptor),
             account=(self._config.account or node_id).lower(),
             is_public=status.public_ip is not None,
             now_ns=self._world.clock.wall_ns(),

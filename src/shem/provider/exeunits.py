@@ -10,7 +10,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import psutil
 
@@ -23,6 +23,46 @@ KILL_WAIT_S: Final = 5.0
 SECRETS: Final = frozenset({"YAGNA_APPKEY", "SHEM_APPKEY", "YAGNA_AUTOCONF_APPKEY"})
 """What an ExeUnit is not given of the agent's environment."""
 _START_SLACK_S: Final = 0.05
+
+
+class Unit(Protocol):
+    """An ExeUnit of this machine."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def started(self) -> float: ...
+    async def wait(self, world: World) -> int | None: ...
+
+
+class Units(Protocol):
+    """Where ExeUnits run: the machine, or a simulation."""
+
+    async def start(self, command: Sequence[str], *, work_dir: Path, gsb_url: str) -> Unit:
+        """Start one; OSError when it cannot be started."""
+
+    async def adopt(self, pid: int | None, started: float | None, activity_id: str) -> Unit | None:
+        """Return the living one of an activity that an earlier agent started."""
+
+    async def end(self, unit: Unit, *, patience_s: float) -> None:
+        """Ask it to end, and make it; returns when it has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """ExeUnits as processes of this machine."""
+
+    world: World
+
+    async def start(self, command: Sequence[str], *, work_dir: Path, gsb_url: str) -> Unit:
+        return await start_process(command, work_dir=work_dir, gsb_url=gsb_url, world=self.world)
+
+    async def adopt(self, pid: int | None, started: float | None, activity_id: str) -> Unit | None:
+        return await asyncio.to_thread(adopt, pid, started, activity_id)
+
+    async def end(self, unit: Unit, *, patience_s: float) -> None:
+        assert isinstance(unit, ExeUnitProcess)
+        await end_process(unit, self.world, patience_s=patience_s)
 
 
 @dataclass(frozen=True, slots=True)
