@@ -22,6 +22,10 @@ from shem.wire.forward import UNRELIABLE, decode_unreliable, encode_unreliable
 
 RELAY = ("10.0.0.1", 7477)
 RELAY_CHECK = ("10.0.0.1", 7478)
+UNREAD_MAX = 256
+"""Datagrams that wait for a process that does not run: what a socket buffer holds."""
+UNREAD_MAX = 256
+"""Datagrams that wait for a process that does not run: what a socket buffer holds."""
 
 
 @dataclass
@@ -42,7 +46,13 @@ class Network:
         self.weather = weather or Weather()
         self.now = 1000.0
         self.hosts = {}
+        self.refused = {}
+        """Who is told by ICMP that nobody is at the address it sent to, by address."""
         self.cut = set()
+        self.barred = set()
+        """Ways between two hosts that are cut, in one direction each."""
+        self.refusals = 0.0
+        """How likely such a word comes back."""
         self._events = []
         self._order = count()
         self._one_shot_ports = count(40_000)
@@ -52,9 +62,12 @@ class Network:
 
     def send(self, data, source, target):
         weather = self.weather
+        way = (source[0], target[0])
+        if source[0] in self.cut or target[0] in self.cut or way in self.barred:
+            return
         copies = 1 + (self.rng.unit() < weather.duplicates)
         for _ in range(copies):
-            if self.rng.unit() < weather.loss or source[0] in self.cut or target[0] in self.cut:
+            if self.rng.unit() < weather.loss:
                 continue
             delay = weather.delay_s + self.rng.unit() * weather.jitter_s
             self.at(self.now + delay, lambda: self._arrive(data, source, target))
@@ -79,6 +92,10 @@ class Network:
     def _arrive(self, data, source, target):
         if receiver := self.hosts.get(target):
             receiver(data, source)
+        elif (told := self.refused.get(source)) and self.rng.unit() < self.refusals:
+            self.at(self.now + self.weather.delay_s, lambda: told(target))
+        elif (told := self.refused.get(source)) and self.rng.unit() < self.refusals:
+            self.at(self.now + self.weather.delay_s, lambda: told(target))
 
 
 class _Machine:
@@ -167,6 +184,18 @@ class Heard:
     lost: list = field(default_factory=list)
     up: list = field(default_factory=list)
 
+    def message(self, sender, channel, message):
+        self.messages[sender, channel].append(message)
+
+    def stream_lost(self, peer, channel, reason):
+        self.lost.append((peer, channel, reason))
+
+    def message(self, sender, channel, message):
+        self.messages[sender, channel].append(message)
+
+    def stream_lost(self, peer, channel, reason):
+        self.lost.append((peer, channel, reason))
+
 
 class SimNode(_Machine):
     """The cores of a node on the virtual network."""
@@ -177,13 +206,15 @@ class SimNode(_Machine):
         self.address = address
         self.is_nat = is_nat
         self.heard = heard or Heard()
+        self.is_paused = False
         self._spoken_to = set()
+        self._unread = []
         self.settings = settings
         self.core = NodeCore(
             network.rng, [key], relay=RELAY, own_addresses=frozenset({address}), **settings
         )
         self.streams = Streams(key.node_id, network.rng)
-        network.hosts[address] = self._receive
+        self._listen()
         self.core.start(network.now)
         self.pump()
 
@@ -191,13 +222,25 @@ class SimNode(_Machine):
     def node_id(self):
         return self.key.node_id
 
-    def restart(self):
-        """Die without a word and come back empty on the same address."""
+    def _listen(self):
+        self.network.hosts[self.address] = self._receive
+        self.network.refused[self.address] = self._on_refused
+
+    def _leave(self):
+        for book in (self.network.hosts, self.network.refused):
+            book.pop(self.address, None)
+
+    def die(self):
+        super().die()
+        self._leave()
+
+    def restart(self, address=None):
+        """Die without a word and come back empty, at the same address unless told another."""
         self.die()
         return SimNode(
             self.network,
             self.key,
-            self.address,
+            address or self.address,
             is_nat=self.is_nat,
             heard=self.heard,
             **self.settings,
@@ -205,25 +248,48 @@ class SimNode(_Machine):
 
     def move(self, address):
         """Get another address; the process lives on."""
-        del self.network.hosts[self.address]
+        self._leave()
         self.address = address
         self._spoken_to.clear()
-        self.network.hosts[address] = self._receive
+        self._listen()
+
+    def see_move(self, address):
+        """Get another address and notice it, as `net.service` does."""
+        self.move(address)
+        peers = {session.address for session in self.core.router.sessions}
+        self.core.on_network_changed(peers | {RELAY}, frozenset(), self.network.now)
+        self.pump()
+
+    def pause(self):
+        """Stop running for a while; what arrives waits."""
+        self.is_paused = True
+
+    def go_on(self):
+        self.is_paused = False
+        unread, self._unread = self._unread, []
+        for data, source in unread:
+            self._receive(data, source)
+        self.tick()
 
     def say(self, target, channel, message):
+        """Send a message, or begin to make a route; tell whether it is on its way."""
         now = self.network.now
+        is_ready = self.core.is_ready(target, now)
         if channel is Channel.UNRELIABLE:
             self.core.send(target, UNRELIABLE, encode_unreliable(message), now)
-        elif self.core.is_ready(target, now):
+        elif is_ready:
             self.streams.send(target, channel, message, now)
         else:
             self.core.connect(target, now)
         self.pump()
+        return is_ready
 
     def has_route(self, target):
         return self.core.is_ready(target, self.network.now)
 
     def tick(self):
+        if self.is_paused:
+            return
         self.core.tick(self.network.now)
         self.streams.tick(self.network.now)
         self.pump()
@@ -231,8 +297,26 @@ class SimNode(_Machine):
     def _receive(self, data, source):
         if not self.is_alive or (self.is_nat and source not in self._spoken_to):
             return
+        if self.is_paused:
+            if len(self._unread) < UNREAD_MAX:
+                self._unread.append((data, source))
+            return
+        if self.is_paused:
+            if len(self._unread) < UNREAD_MAX:
+                self._unread.append((data, source))
+            return
         self.core.receive(data, source, self.network.now)
         self.pump()
+
+    def _on_refused(self, address):
+        if self.is_alive and not self.is_paused:
+            self.core.on_refused(address, self.network.now)
+            self.pump()
+
+    def _on_refused(self, address):
+        if self.is_alive and not self.is_paused:
+            self.core.on_refused(address, self.network.now)
+            self.pump()
 
     def pump(self):
         while True:
@@ -258,8 +342,7 @@ class SimNode(_Machine):
                 network.send_one_shot(data, self.address[0], address)
             case out.DeliverPacket(peer, flags, payload):
                 if flags & UNRELIABLE:
-                    message = decode_unreliable(payload)
-                    self.heard.messages[peer.node_id, Channel.UNRELIABLE].append(message)
+                    self.heard.message(peer.node_id, Channel.UNRELIABLE, decode_unreliable(payload))
                 else:
                     self.streams.receive(peer.node_id, payload, network.now)
             case out.RouteShaken(node_id):
@@ -267,6 +350,7 @@ class SimNode(_Machine):
             case out.StreamsTainted(node_id):
                 self.streams.drop_peer(node_id, network.now)
             case out.PeerUp(node_id):
+                self.streams.resume(node_id, network.now)
                 self.heard.up.append(node_id)
 
     def _carry_stream(self, output):
@@ -274,9 +358,9 @@ class SimNode(_Machine):
             case st.SendPacket(peer, packet):
                 self.core.send(peer, 0, packet, self.network.now)
             case st.DeliverMessage(peer, channel, message):
-                self.heard.messages[peer, channel].append(message)
+                self.heard.message(peer, channel, message)
             case st.StreamLost(peer, channel, reason):
-                self.heard.lost.append((peer, channel, reason))
+                self.heard.stream_lost(peer, channel, reason)
 
 
 def new_key(network):
