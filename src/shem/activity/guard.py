@@ -2,13 +2,17 @@
 
 Each call to `/public/exeunit/<activity>/<message>`, from the net or from a process of this node, is
 resolved to its agreement and decided before the ExeUnit sees it. After a start of the node a call
-waits for its ExeUnit to find the node again; otherwise an absent ExeUnit is told at once, in the
-words SDKs know (docs/protocol/activity-exeunit.md §2.10, §3.2, §4).
+waits for its ExeUnit to find the node again, and for results that are promised; in place of one
+that has ended `aftermath` answers. Otherwise an absent ExeUnit is told at once, in the words SDKs
+know (docs/protocol/activity-exeunit.md §2.10, §3.2, §4, §5.7).
 """
 
 from collections.abc import AsyncIterator
 from typing import Final
 
+from shem.activity.aftermath import Aftermath
+from shem.activity.keeper import exeunit_topic
+from shem.activity.keptrows import Keeping
 from shem.activity.messages import EXEUNIT, Body, error_payload
 from shem.activity.parties import require
 from shem.activity.records import Activity, Role, load_activity
@@ -20,12 +24,13 @@ from shem.kernel.errors import NotSupported, ShemError
 from shem.kernel.world import World
 from shem.permissions import Action
 from shem.store.unit import Store
-from shem.wire.flexbuffers import dumps_reply_err
+from shem.wire.flexbuffers import dumps_reply_err, dumps_reply_ok
 
 ACTIONS: Final[dict[str, Action]] = {
     "Exec": Action.EXEC,
     "ResolveBatch": Action.EXEC,
     "GetExecBatchResults": Action.GET_EXEC_BATCH_RESULTS,
+    "ListBatches": Action.GET_EXEC_BATCH_RESULTS,
     "StreamExecBatchResults": Action.GET_EXEC_BATCH_RESULTS,
     "GetRunningCommand": Action.GET_RUNNING_COMMAND,
     "GetActivityState": Action.GET_ACTIVITY_STATE,
@@ -35,7 +40,8 @@ ACTIONS: Final[dict[str, Action]] = {
 }
 """What may be said to an ExeUnit, and the action it is."""
 LATER: Final = frozenset({"CallEncryptedService"})
-STREAMS: Final = frozenset({"StreamExecBatchResults", "GsbHttpCallStreamingMessage"})
+RESULT_STREAM: Final = "StreamExecBatchResults"
+STREAMS: Final = frozenset({RESULT_STREAM, "GsbHttpCallStreamingMessage"})
 DEFAULT_WAIT_S: Final = 5.0
 """For an ExeUnit to come back, when the call names no timeout."""
 
@@ -48,6 +54,7 @@ class Guard:
         self._bus = bus
         self._watch = watch
         self._world = world
+        self._aftermath = Aftermath(store)
 
     def install(self) -> None:
         self._bus.guard(EXEUNIT, self._guard, self._guard_stream, streams=STREAMS)
@@ -55,7 +62,10 @@ class Guard:
 
     async def _guard(self, call: Call, forward: Handler) -> bytes:
         try:
-            await self._admit(call)
+            activity, message = await self._admit(call)
+            if not await self._comes_back(activity, call):
+                answer = await self._aftermath.answer(activity, message, read_body(call))
+                return dumps_reply_ok(answer)
         except GsbError:
             raise
         except ShemError as refusal:
@@ -64,7 +74,13 @@ class Guard:
 
     async def _guard_stream(self, call: Call, forward: StreamHandler) -> AsyncIterator[bytes]:
         try:
-            await self._admit(call)
+            activity, message = await self._admit(call)
+            if not await self._comes_back(activity, call):
+                if message != RESULT_STREAM:
+                    raise NoSuchEndpoint
+                for event in await self._aftermath.events(activity, read_body(call)):
+                    yield dumps_reply_ok(event)
+                return
         except GsbError:
             raise
         except ShemError as refusal:
@@ -73,8 +89,8 @@ class Guard:
         async for item in forward(call):
             yield item
 
-    async def _admit(self, call: Call) -> None:
-        """Return when the call may go on to an ExeUnit that is there."""
+    async def _admit(self, call: Call) -> tuple[Activity, str]:
+        """Return whose ExeUnit is meant, and what it is told; raises when the caller may not."""
         activity_id, _, message = call.address.removeprefix(f"{EXEUNIT}/").partition("/")
         action = ACTIONS.get(message)
         if action is None and message not in LATER:
@@ -85,8 +101,7 @@ class Guard:
         require(call.caller, action or Action.EXEC, activity, self._world.clock.wall_ns())
         if action is None:
             raise NotSupported(f"{message} is not supported yet")
-        if not self._is_there(call):
-            await self._wait_for(activity, call)
+        return activity, message
 
     def _is_there(self, call: Call) -> bool:
         """Tell whether an ExeUnit is bound: under its one prefix, or message by message."""
@@ -94,26 +109,32 @@ class Guard:
             call.address
         )
 
-    async def _wait_for(self, activity: Activity, call: Call) -> None:
-        """Wait for a re-registration while there is hope; NoSuchEndpoint after that."""
+    async def _comes_back(self, activity: Activity, call: Call) -> bool:
+        """Tell whether the ExeUnit is there, waiting for it while there is hope.
+
+        It may be on its way after a start of the node; and where results are promised, either it
+        will be there again or they will.
+        """
+        if self._is_there(call):
+            return True
         clock = self._world.clock
         wait_s = min(Body(read_body(call)).timeout_s(DEFAULT_WAIT_S), call.timeout_s)
         deadline = clock.monotonic() + wait_s
-        topic = _bound_topic(activity.activity_id)
-        topics = self._store.topics
-        while activity.state.alive and self._watch.in_grace(clock.monotonic()):
+        topic, topics = exeunit_topic(activity.activity_id), self._store.topics
+        while True:
             version = topics.version(topic)
-            left_s = min(deadline, self._watch.grace_ends) - clock.monotonic()
+            keeping = await self._aftermath.keeping(activity.activity_id)
             if self._is_there(call):
-                return
+                return True
+            ends = deadline
+            if keeping is not Keeping.PROMISED:
+                hopes = keeping is None and activity.state.alive
+                ends = min(deadline, self._watch.grace_ends) if hopes else 0.0
+            left_s = ends - clock.monotonic()
             if left_s <= 0:
-                break
+                return False
             await topics.changed(topic, version, left_s)
-        raise NoSuchEndpoint
 
     def _bound(self, prefix: str) -> None:
-        self._store.topics.bump(_bound_topic(prefix.removeprefix(f"{EXEUNIT}/").partition("/")[0]))
-
-
-def _bound_topic(activity_id: str) -> str:
-    return f"activity.exeunit:{activity_id}"
+        activity_id = prefix.removeprefix(f"{EXEUNIT}/").partition("/")[0]
+        self._store.topics.bump(exeunit_topic(activity_id))

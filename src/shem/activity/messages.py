@@ -67,6 +67,19 @@ class Body:
             raise GsbError(f"Bad content: Serde Error: invalid value for `{name}`")
         return found
 
+    def count(self, name: str) -> int:
+        """Return a whole number that is not negative."""
+        found = self._value.get(name)
+        if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found < 1 << 63:
+            raise GsbError(f"Bad content: Serde Error: invalid value for `{name}`")
+        return found
+
+    def optional_count(self, name: str) -> int | None:
+        return None if self._value.get(name) is None else self.count(name)
+
+    def flag(self, name: str) -> bool:
+        return self._value.get(name) is True
+
     def timeout_s(self, default: float = 0.0) -> float:
         """Return the wait the caller asks for, within bounds; nonsense counts as none."""
         found = self._value.get("timeout")

@@ -11,6 +11,7 @@ from typing import Final
 
 from shem.activity.eventlog import EventKind, append_event
 from shem.activity.intents import NEVER, Intent, IntentState, is_ruled_out, save_intent
+from shem.activity.keptrows import save_promise
 from shem.activity.messages import (
     LOCAL,
     PUBLIC,
@@ -269,16 +270,23 @@ class ProviderServices:
 
     async def _set_state(self, call: Call, body: Body) -> object:
         self._require_local(call)
-        await self.set_state(body.text("activityId"), body.state())
+        await self.set_state(body.text("activityId"), body.state(), keeps=body.flag("keeps"))
         return None
 
-    async def set_state(self, activity_id: str, reported: ActivityState) -> None:
-        """Store a reported state; Conflict when the table of states does not allow it."""
+    async def set_state(
+        self, activity_id: str, reported: ActivityState, *, keeps: bool = False
+    ) -> None:
+        """Store a reported state; Conflict when the table of states does not allow it.
+
+        `keeps`: the agent will hand the results over when the ExeUnit has ended.
+        """
         async with self._store.unit(activity_id) as unit:
             activity = await load_activity(unit.fetch, activity_id, Role.PROVIDER)
             if activity is None:
                 raise PeerError("DAO error: Diesel error: NotFound")
             state = advance(activity.state, reported)
+            if keeps and state.started:
+                save_promise(unit, activity, self._now_ns())
             if state != activity.state:
                 save_state(unit, activity, state, self._now_ns())
 

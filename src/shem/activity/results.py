@@ -22,13 +22,13 @@ _SHOWN: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3}|\.\d{6})?Z")
 INTERRUPTED: Final = "interrupted, outcome unknown"
 
 
-def parse_results(value: object, commands: int | None) -> list[Result]:
-    """Read the reply of GetExecBatchResults; WireError when it is not a run of results from 0."""
+def parse_results(value: object, commands: int | None, first: int = 0) -> list[Result]:
+    """Read results that begin at index `first`; WireError when they are not a run of them."""
     if not isinstance(value, list):
         raise WireError("results are a list")
-    if commands is not None and len(value) > commands:
-        raise WireError(f"{len(value)} results for {commands} commands")
-    return [_parse_result(item, position) for position, item in enumerate(value)]
+    if commands is not None and first + len(value) > commands:
+        raise WireError(f"{first + len(value)} results for {commands} commands")
+    return [_parse_result(item, position) for position, item in enumerate(value, first)]
 
 
 def _parse_result(item: object, position: int) -> Result:

@@ -12,6 +12,7 @@ from shem.activity.creator import Creator
 from shem.activity.destroyer import Destroyer
 from shem.activity.eventlog import EVENTS_MAX, ProviderEvent, events_topic, load_events
 from shem.activity.guard import Guard
+from shem.activity.keeper import Keeper
 from shem.activity.ledger import load_batch
 from shem.activity.live import Live
 from shem.activity.messages import ActivityEnded, EndpointGone, usage_body
@@ -102,6 +103,7 @@ class ActivityService:
         )
         self._services = ProviderServices(store, market, self._watch, world)
         self._monitor = Monitor(store, market, self._services, self._watch, world)
+        self._keeper = Keeper(store, market, world)
         self._guard = Guard(store, bus, self._watch, world)
         self._standings = Standings(store, market, world)
         self._live = Live(store, peers)
@@ -113,11 +115,12 @@ class ActivityService:
         await self._scope.__aenter__()
         await self._monitor.adopt()
         await self._work.recover()
-        self._bindings = self._services.bind(self._bus)
+        self._bindings = [*self._services.bind(self._bus), *self._keeper.bind(self._bus)]
         self._guard.install()
         await self._puller.start(self._scope)
         await self._resync.start(self._scope)
         self._scope.spawn(self._monitor.run(), "activity monitor")
+        self._scope.spawn(self._keeper.run(), "kept results")
         return self
 
     async def __aexit__(self, *details: object) -> None:

@@ -25,6 +25,8 @@ NOTE_INTERVAL: Final = "golem.com.scheme.payu.debit-note.interval-sec?"
 COEFFICIENTS: Final = "golem.com.pricing.model.linear.coeffs"
 USAGE_VECTOR: Final = "golem.com.usage.vector"
 MULTI_ACTIVITY: Final = "golem.srv.caps.multi-activity"
+RETENTION_DEFAULT_S: Final = 7 * 86_400
+"""What our provider agents offer."""
 IDLE_S: Final = 90.0
 """What the known provider agents wait for, unless their operator chose otherwise."""
 
@@ -109,6 +111,12 @@ def amount_due(offer: Properties, usage: Sequence[float] | None) -> Due | None:
     amount = start + sum((p * u for p, u in zip(each, used, strict=True)), Decimal(0))
     named = {str(name): float(value) for name, value in zip(names, used, strict=True)}
     return Due(amount=format(amount.normalize() if amount else Decimal(0), "f"), usage=named)
+
+
+def retention_s(offer: Properties) -> float:
+    """Return for how long after the agreement's end a provider's node keeps the results."""
+    kept_s = _number(offer.get(RETENTION))
+    return RETENTION_DEFAULT_S if kept_s is None else kept_s
 
 
 def _expiration(demand: Properties) -> AbsenceLimit | None:
