@@ -79,10 +79,10 @@ PROVIDERS_COPY: Final[dict[AgreementState, dict[PeerState, Verdict]]] = {
         _S.REJECTED: _I.TERMINATE,
         _S.EXPIRED: _I.TERMINATE,
         _S.TERMINATED: _I.TERMINATE,
-        UNKNOWN: _I.TERMINATE,
     },
 }
-"""Ours x the requestor's."""
+"""Ours x the requestor's. One that does not know an agreement in force is as good as away: it may
+be a new machine with the key alone, which takes the agreement up again (`takeup`)."""
 COPIES: Final = {Role.REQUESTOR: REQUESTORS_COPY, Role.PROVIDER: PROVIDERS_COPY}
 
 HAVE_BEEN: Final[dict[tuple[AgreementState, AgreementInput], AgreementState]] = {

@@ -84,6 +84,10 @@ class Reconciler:
         now = self._now()
         self._plan(peer, max(now, self._asked.get(peer, now - INTERVAL_S) + INTERVAL_S))
 
+    async def compare_now(self, peer: NodeId) -> None:
+        """Compare with a peer once, before anything else is done; its silence is no failure."""
+        await self._compare_with(peer)
+
     async def run(self) -> None:
         round_due = self._now()
         async with TaskScope() as asking:

@@ -63,6 +63,7 @@ from shem.market.records import (
 )
 from shem.market.scans import Scans
 from shem.market.states import AgreementState
+from shem.market.takeup import take_up
 from shem.permissions.decide import NODE, Action, decide
 from shem.store.outbox import Outbox
 from shem.store.unit import Store
@@ -279,6 +280,14 @@ class MarketService:
         """Return an agreement for a service of this node: the asked role's row, else any."""
         rows = await load_agreements(self._context.store.fetch, agreement_id)
         return next((row for row in rows if role in (None, row.role)), None)
+
+    async def take_up(
+        self, who: Caller, agreement_id: AgreementId, provider: NodeId
+    ) -> AgreementRow:
+        """Return the caller's copy as requestor; one that this node lacks is fetched."""
+        self._decide(who, Action.NODE_NEGOTIATE)
+        compare = self._reconciler.compare_now
+        return await take_up(self._context, who, agreement_id, provider, compare)
 
     async def agreement_of(self, who: Caller, agreement_id: AgreementId) -> Form:
         """Return an agreement as a party sees it."""
