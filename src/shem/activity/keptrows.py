@@ -15,8 +15,8 @@ from shem.activity.records import Activity
 from shem.kernel.ids import ActivityId, AgreementId
 from shem.store.unit import Fetch, Row, Unit
 
-PAGE_MAX: Final = 100
-"""Rows that are read at once."""
+PAGE_MAX: Final = 50
+"""Rows that are read at once; the script of a batch has at most a megabyte."""
 
 Result = dict[str, Any]
 

@@ -5,12 +5,14 @@ Started by a provider agent, ours or another.
 
 import asyncio
 import json
+import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
+from shem.exeunit.estate import KEEPS
 from shem.kernel import log as logs
 from shem.kernel.config import DEFAULT_GSB_URL, setting
 from shem.kernel.errors import NotSupported, UsageError
@@ -98,6 +100,7 @@ def service_bus(
         work_dir=work_dir.absolute(),
         cache_dir=cache_dir.absolute(),
         gsb_url=setting("GSB_URL", "GSB_URL") or DEFAULT_GSB_URL,
+        keeps=KEEPS in os.environ,
         runtime=choice,
     )
     setup.work_dir.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ from shem.exeunit.journal import Record
 from shem.exeunit.results import (
     Outcome,
     Result,
+    as_int,
     failure,
     result_fields,
     result_of_fields,
@@ -70,6 +71,7 @@ class Batch:
 
     batch_id: str
     script: Script
+    accepted_ns: int
     results: list[Result] = field(default_factory=list)
 
     @property
@@ -231,7 +233,7 @@ class Core:
         script = parse_script(record["script"])
         assert batch_id not in self.batches, batch_id
         assert script.digest == record["digest"], batch_id
-        self.batches[batch_id] = Batch(batch_id, script)
+        self.batches[batch_id] = Batch(batch_id, script, as_int(record["at"]))
 
     def _apply_result(self, record: Record) -> None:
         batch = self.batches[str(record["batch"])]

@@ -6,6 +6,7 @@ may call is decided by the node, which guards these addresses for all ExeUnits.
 
 import math
 from collections.abc import AsyncIterator, Mapping
+from itertools import islice
 from typing import Final
 
 from shem.bus.client import BusClient
@@ -24,6 +25,8 @@ from shem.kernel.errors import (
 )
 
 STREAM: Final = "StreamExecBatchResults"
+LISTED_MAX: Final = 50
+"""Batches in one answer: a script has at most a megabyte."""
 
 
 class InvalidActivity(ShemError):
@@ -61,6 +64,7 @@ class Endpoints:
             for name, fn in (
                 ("Exec", self._exec),
                 ("GetExecBatchResults", self._results),
+                ("ListBatches", self._list),
                 ("ResolveBatch", self._resolve),
                 ("GetRunningCommand", self._running),
                 ("GetActivityState", self._state),
@@ -97,6 +101,22 @@ class Endpoints:
             timeout_s=_seconds(fields.get("timeout")),
             command_index=_index(fields.get("commandIndex")),
         )
+
+    async def _list(self, call: Call, body: object) -> object:
+        """Name the batches from a number on, a page at a time, in the order of acceptance."""
+        del call
+        first = _index(self._fields(body).get("from")) or 0
+        batches = self._engine.core.batches
+        page = [
+            {
+                "batchId": batch.batch_id,
+                "script": list(batch.script.source),
+                "acceptedNs": batch.accepted_ns,
+                "results": len(batch.results),
+            }
+            for batch in islice(batches.values(), first, first + LISTED_MAX)
+        ]
+        return {"batches": page, "total": len(batches)}
 
     async def _resolve(self, call: Call, body: object) -> object:
         del call
@@ -162,5 +182,5 @@ def _index(value: object) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise UsageError("commandIndex is a whole number")
+        raise UsageError("commandIndex and from are whole numbers")
     return value

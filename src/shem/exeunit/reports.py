@@ -37,8 +37,10 @@ class Reports:
         usage: Usage,
         client: BusClient,
         world: World,
+        keeps: bool = False,
     ) -> None:
         self._activity_id = activity_id
+        self._keeps = keeps
         self._url = report_url.rstrip("/")
         self._engine = engine
         self._usage = usage
@@ -97,6 +99,7 @@ class Reports:
             "state": {"state": pair, "reason": reason, "errorMessage": message},
             "timeout": None,
             "credentials": None,
+            "keeps": self._keeps,
         }
         try:
             await self._client.request(

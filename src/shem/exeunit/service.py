@@ -62,6 +62,8 @@ class Setup:
     work_dir: Path
     cache_dir: Path
     gsb_url: str
+    keeps: bool = False
+    """Whether the agent will hand the journal over to the node when this process has ended."""
     runtime: RuntimeChoice = field(default_factory=RuntimeChoice)
 
 
@@ -110,6 +112,7 @@ class ExeUnit:
             usage=usage,
             client=client,
             world=self._world,
+            keeps=self._setup.keeps,
         )
         endpoints = Endpoints(self._setup.activity_id, engine, reports)
         if engine.core.state is State.TERMINATED:

@@ -22,6 +22,7 @@ from shem.kernel.world import World
 from shem.provider.config import ProviderConfig
 from shem.provider.descriptor import Descriptor
 from shem.provider.exeunits import Unit, Units
+from shem.provider.handover import hand_over
 from shem.provider.patience import until_answered
 from shem.provider.records import ActivityPhase, ActivityRecord, AgreementRecord, Records
 from shem.rest.client import RestClient
@@ -150,6 +151,8 @@ class Activities:
             if process is not None:
                 await self._units.end(process, patience_s=self._config.termination_s)
             await self._records.set_activity(activity_id, ActivityPhase.REPORTING)
+        directory = self._config.work_dir / agreement.agreement_id / activity_id
+        await hand_over(activity_id, directory, self._config.gsb_url, self._world)
         await self._tell_terminated(activity_id)
         await self._records.set_activity(activity_id, ActivityPhase.ENDED)
         log.info("activity.ended", activity=activity_id, agreement=agreement.agreement_id)

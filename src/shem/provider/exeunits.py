@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 import psutil
 
+from shem.exeunit.estate import KEEPS
 from shem.kernel.world import Process, World
 
 LOG_NAME: Final = "exe-unit.log"
@@ -151,4 +152,4 @@ def _start_time(pid: int) -> float:
 
 def _environment(gsb_url: str) -> Mapping[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in SECRETS}
-    return {**kept, "GSB_URL": gsb_url}
+    return {**kept, "GSB_URL": gsb_url, KEEPS: "yes"}
