@@ -34,15 +34,25 @@ class Announcer:
         self._topic = topic
         self._clock = clock
         self._due: dict[SubscriptionId, float] = {}
+        self._again_s: dict[SubscriptionId, tuple[float, ...]] = {}
         self._wake = asyncio.Event()
 
-    def add(self, ids: Iterable[SubscriptionId], delay_s: float) -> None:
-        """Announce `ids` after `delay_s`, or sooner if they wait already."""
+    def add(
+        self, ids: Iterable[SubscriptionId], delay_s: float, again_s: tuple[float, ...] = ()
+    ) -> None:
+        """Announce `ids` after `delay_s`, or sooner if they wait already, and after each pause."""
         due = self._clock.monotonic() + delay_s
         for item in ids:
             if len(self._due) < PENDING_MAX:
                 self._due[item] = min(due, self._due.get(item, due))
+                if again_s:
+                    self._again_s[item] = again_s
         self._wake.set()
+
+    def drop(self, item: SubscriptionId) -> None:
+        """Announce it no more."""
+        self._due.pop(item, None)
+        self._again_s.pop(item, None)
 
     async def run(self) -> None:
         async with TaskScope() as sending:
@@ -55,11 +65,18 @@ class Announcer:
                     continue
                 chunk = ready[:IDS_PER_BROADCAST]
                 for item in chunk:
-                    del self._due[item]
+                    self._said(item, now)
                 # A neighbour that does not answer must not hold up what comes next.
                 body = {"offerIds": chunk}
                 sending.spawn(self._broadcast.publish(self._topic, body), self._topic)
                 await self._clock.sleep(PAUSE_S)
+
+    def _said(self, item: SubscriptionId, now: float) -> None:
+        del self._due[item]
+        pauses_s = self._again_s.pop(item, ())
+        if pauses_s:
+            self._due[item] = now + pauses_s[0]
+            self._again_s[item] = pauses_s[1:]
 
     async def _sleep(self, now: float, pause_s: float | None) -> None:
         left = min(self._due.values()) - now if self._due else None

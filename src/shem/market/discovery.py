@@ -44,6 +44,8 @@ log = structlog.get_logger()
 
 OWN_DELAY_S: Final = 0.05
 """Own news go out at once; legacy nodes take five seconds."""
+OWN_AGAIN_S: Final = (1.0, 4.0, 16.0)
+"""Pauses after which own news are said again: a datagram may be lost, or the net not up yet."""
 FOREIGN_DELAY_S: Final = 1.0
 ROUND_MEAN_S: Final = 240.0
 ROUND_IDS_MAX: Final = 200
@@ -92,10 +94,11 @@ class Discovery:
         broadcast.subscribe(NEW_NEIGHBOUR_TOPIC, self._hear_neighbour)
 
     def announce(self, offer_id: SubscriptionId) -> None:
-        self._offers.add((offer_id,), OWN_DELAY_S)
+        self._offers.add((offer_id,), OWN_DELAY_S, OWN_AGAIN_S)
 
     def withdraw(self, offer_id: SubscriptionId) -> None:
-        self._unsubscribes.add((offer_id,), OWN_DELAY_S)
+        self._offers.drop(offer_id)
+        self._unsubscribes.add((offer_id,), OWN_DELAY_S, OWN_AGAIN_S)
 
     async def greet(self) -> None:
         """Ask the neighbours to announce what they know."""
