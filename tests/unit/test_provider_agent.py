@@ -2,18 +2,27 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import apsw
 
+from shem.exeunit.runtimes.choice import OFFER_TEMPLATE
 from shem.kernel.world import World
-from shem.provider.agent import ACTIVITY_CURSOR, AGREEMENT_CURSOR, DATABASE_NAME, Agent
-from shem.provider.config import Hardware, ProviderConfig
-from shem.provider.descriptor import BUILT_IN
+from shem.provider.agent import (
+    ACTIVITY_CURSOR,
+    AGREEMENT_CURSOR,
+    DATABASE_NAME,
+    Agent,
+    Surroundings,
+)
+from shem.provider.config import ProviderConfig
+from shem.provider.descriptor import BUILT_IN, CONTAINER, Descriptor
+from shem.provider.hardware import Machine
 from shem.rest.client import RestClient
 from tests.rented import MARKET, PROVIDER
 from tests.scripted_node import APP_KEY, Answer, Call, ok, scripted_node
 
-HARDWARE = Hardware(architecture="x86_64", cores=1, threads=1, memory_gib=1.0, storage_gib=1.0)
+MACHINE = Machine(architecture="x86_64", cores=1, threads=1, memory_gib=1.0, storage_gib=1.0)
 
 
 def settings(path: Path) -> set[str]:
@@ -36,7 +45,12 @@ async def test_the_cursors_of_events_stand_before_an_offer_can_cause_any(tmp_pat
         node.answer("GET", "/net-api/v2/net/status", ok({"nodeId": PROVIDER, "sessions": 1}))
         node.answer("POST", f"{MARKET}/offers", publish)
         config = ProviderConfig(app_key=APP_KEY, data_dir=tmp_path)
-        agent = Agent(config, [BUILT_IN, BUILT_IN], HARDWARE, client, World())
+
+        async def template(_: Descriptor) -> dict[str, Any]:
+            return OFFER_TEMPLATE
+
+        around = Surroundings(template=template)
+        agent = Agent(config, [BUILT_IN, CONTAINER], MACHINE, client, World(), surroundings=around)
         running = asyncio.create_task(agent.run())
         async with asyncio.timeout(20):
             while len(found) < 2 and not running.done():  # noqa: ASYNC110 - a scripted node tells nobody

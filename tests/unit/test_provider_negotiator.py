@@ -21,10 +21,11 @@ from shem.provider.activities import Activities
 from shem.provider.agreements import Agreements
 from shem.provider.config import ProviderConfig
 from shem.provider.exeunits import Processes
+from shem.provider.hardware import Capacity, Resources
 from shem.provider.negotiator import Negotiator
 from shem.provider.offer import OfferText
 from shem.provider.records import Records
-from shem.provider.rules import Limits
+from shem.provider.verdicts import Limits
 from shem.rest.client import RestClient
 from shem.store.committer import InlineCommitter
 from shem.store.sqlite import SqliteStore
@@ -35,8 +36,12 @@ EVENTS = f"{MARKET}/offers/sub/events"
 COUNTER = f"{MARKET}/offers/sub/proposals/*"
 SLOW_S = 0.1
 PLATFORM = "erc20-hoodi-tglm"
-LIMITS = Limits(platforms=(PLATFORM,), agreements_max=9, expiration_min_s=300, expiration_max_s=1e9)
-TERMS: dict[str, Any] = {"golem.runtime.name": "wasmtime"}
+LIMITS = Limits(platforms=(PLATFORM,))
+AMPLE = Resources(64, 64.0, 64.0)
+TERMS: dict[str, Any] = {
+    "golem.runtime.name": "wasmtime",
+    "golem.com.pricing.model.linear.coeffs": [0.0, 0.0, 0.0],
+}
 DEMAND: dict[str, Any] = {
     "golem.com.payment.chosen-platform": PLATFORM,
     "golem.srv.comp.expiration": int(time.time() + 3_600) * 1_000,
@@ -77,11 +82,12 @@ async def negotiating(node: ScriptedNode, path: Path) -> AsyncIterator[None]:
             session_id="s",
             world=world,
             scope=scope,
+            capacity=Capacity(AMPLE, Resources(1, 1.0, 1.0)),
         )
         negotiator = Negotiator(
             name="wasmtime",
             offer=OfferText(TERMS, "()"),
-            limits=LIMITS,
+            limits=lambda: LIMITS,
             agreements=agreements,
             records=records,
             client=client,

@@ -11,7 +11,7 @@ from shem.exeunit.runtimes.choice import OFFER_TEMPLATE
 from shem.kernel.errors import UsageError
 from shem.provider import descriptor as descriptor_module
 from shem.provider.command import load_config
-from shem.provider.config import Hardware, ProviderConfig
+from shem.provider.config import Globals, ProviderConfig
 from shem.provider.descriptor import (
     BUILT_IN,
     Descriptor,
@@ -19,10 +19,13 @@ from shem.provider.descriptor import (
     offer_template,
     working,
 )
-from shem.provider.hardware import measure
-from shem.provider.offer import build_offer
+from shem.provider.hardware import Machine, Resources, measure
+from shem.provider.offer import OfferText, build_offer
+from shem.provider.presets import Preset
 
-HARDWARE = Hardware(architecture="x86_64", cores=2, threads=3, memory_gib=4.0, storage_gib=20.0)
+MACHINE = Machine(architecture="x86_64", cores=2, threads=3, memory_gib=4.0, storage_gib=20.0)
+SHARE = Resources(threads=3, memory_gib=2.0, storage_gib=5.0)
+FREE = Preset("p", "wasmtime", usage_coeffs=dict.fromkeys(BUILT_IN.priced, 0.0))
 ACCOUNT = "0x" + "ab" * 20
 NOW = 1_795_465_792_123_000_000
 
@@ -31,10 +34,15 @@ def config(**changes: Any) -> ProviderConfig:
     return ProviderConfig(app_key="k", data_dir=Path("/nowhere"), **changes)
 
 
-def offer(template: dict[str, Any] | None = None, **changes: Any) -> Any:
+def offer(
+    template: dict[str, Any] | None = None, preset: Preset = FREE, **changes: Any
+) -> OfferText:
     return build_offer(
-        config=config(**changes),
-        hardware=HARDWARE,
+        config=config(),
+        who=Globals(**changes),
+        machine=MACHINE,
+        share=SHARE,
+        preset=preset,
         descriptor=BUILT_IN,
         template=OFFER_TEMPLATE if template is None else template,
         account=ACCOUNT,
@@ -49,20 +57,47 @@ def test_offer_of_the_built_in_runtime() -> None:
     assert properties["golem.runtime.name"] == "wasmtime"
     assert properties["golem.node.id.name"] == "anna"
     assert properties["golem.node.debug.subnet"] == "testnet"
+    assert offer().properties["golem.node.debug.subnet"] == "public"
     assert properties["golem.inf.cpu.threads"] == 3
     assert properties["golem.srv.caps.multi-activity"] is True
     assert properties["golem.srv.caps.payload-manifest"] is False
     assert properties["golem.com.payment.platform.erc20-holesky-tglm.address"] == ACCOUNT
 
 
-def test_pricing_has_a_coefficient_for_each_counter_and_the_start() -> None:
-    properties = offer().properties
+def test_a_preset_prices_what_it_names_in_the_order_of_the_names() -> None:
+    priced = Preset(
+        "p",
+        "wasmtime",
+        initial_price=1.5,
+        usage_coeffs={
+            "golem.usage.duration_sec": 0.5,
+            "golem.usage.cpu_sec": 0.25,
+            "golem.usage.unheard-of": 9.0,
+        },
+    )
 
-    vector = properties["golem.com.usage.vector"]
-    assert vector == sorted(vector)
-    assert properties["golem.com.pricing.model.linear.coeffs"] == [0.0] * (len(vector) + 1)
+    properties = offer(preset=priced).properties
+
+    assert properties["golem.com.usage.vector"] == [
+        "golem.usage.cpu_sec",
+        "golem.usage.duration_sec",
+    ]
+    assert properties["golem.com.pricing.model.linear.coeffs"] == [0.25, 0.5, 1.5]
     assert properties["golem.com.pricing.model"] == "linear"
     assert properties["golem.com.scheme"] == "payu"
+
+
+def test_an_offer_promises_one_agreements_share() -> None:
+    properties = offer().properties
+
+    assert properties["golem.inf.mem.gib"] == 2.0
+    assert properties["golem.inf.storage.gib"] == 5.0
+    assert properties["golem.inf.cpu.cores"] == 2
+
+
+def test_a_preset_that_prices_nothing_its_runtime_measures_makes_no_offer() -> None:
+    with pytest.raises(UsageError, match=r"preset 'p'.*measures"):
+        offer(preset=Preset("p", "wasmtime", usage_coeffs={"golem.usage.x": 1.0}))
 
 
 def test_constraints_ask_for_our_subnet_and_a_future() -> None:
@@ -81,8 +116,8 @@ def test_without_a_name_the_offer_has_none() -> None:
     assert "golem.node.id.name" not in offer().properties
 
 
-@pytest.mark.parametrize("vector", [None, "x", [], ["golem.usage.duration_sec"]])
-def test_template_without_the_priced_counters_is_refused(vector: object) -> None:
+@pytest.mark.parametrize("vector", [None, "x", [1]])
+def test_template_without_counters_is_refused(vector: object) -> None:
     with pytest.raises(UsageError, match=r"usage\.vector"):
         offer({"properties": {"golem.com.usage.vector": vector}})
 
@@ -182,7 +217,9 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         "DATA_DIR": "/data",
         "NODE_NAME": "anna",
         "SUBNET": "net",
-        "IDLE_AGREEMENT_TIMEOUT": "90s",
+        "IDLE_AGREEMENT_TIMEOUT": "1min 30s",
+        "MAX_DEBIT_NOTE_INTERVAL": "30days",
+        "YA_RT_CORES": "3",
         "MAX_SIMULTANEOUS_AGREEMENTS": "7",
     }
     for name, value in environment.items():
@@ -195,12 +232,21 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert settings.data_dir == Path("/data")
     assert settings.subnet == "option"
     assert settings.idle_agreement_s == 90
+    assert settings.terms.note_interval_max_s == 30 * 86_400
+    assert settings.terms.expiration_min_s == 300
+    assert settings.caps == (3, None, None)
     assert settings.agreements_max == 7
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("IDLE_AGREEMENT_TIMEOUT", "soon"), ("MIN_AGREEMENT_EXPIRATION", "-1")],
+    [
+        ("IDLE_AGREEMENT_TIMEOUT", "soon"),
+        ("MIN_AGREEMENT_EXPIRATION", "-1"),
+        ("DEBIT_NOTE_ACCEPTANCE_DEADLINE", "4s"),
+        ("MAX_REQUESTOR_ABSENCE", "a while"),
+        ("YA_RT_MEM", "0"),
+    ],
 )
 def test_unusable_settings_name_the_variable(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str

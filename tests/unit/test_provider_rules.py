@@ -5,28 +5,24 @@ from typing import Any
 import pytest
 
 from shem.kernel.times import NS_PER_S
+from shem.provider.access import Access, AccessList
+from shem.provider.config import Terms
 from shem.provider.offer import ACCEPT_TIMEOUT, COEFFICIENTS, NOTE_INTERVAL, PAYMENT_TIMEOUT
 from shem.provider.rules import (
     CHOSEN_PLATFORM,
-    EXPIRATION,
     PAYLOAD_MANIFEST,
     RULES,
     Accepted,
-    Limits,
-    Negotiation,
-    Reject,
     negotiate,
-    require_capacity,
-    require_platform,
 )
+from shem.provider.rules_payment import EXPIRATION
+from shem.provider.verdicts import Limits, Negotiation, Reject
+from shem.rest.endwhen import CAN_END_WHEN, CAN_ON_ABSENCE, CAN_SINK, END_WHEN, RESULTS_URL
+from shem.rest.terms import MAX_ABSENCE, ON_ABSENCE
 
 NOW = 1_795_465_792 * NS_PER_S
-LIMITS = Limits(
-    platforms=("erc20-holesky-tglm",),
-    agreements_max=2,
-    expiration_min_s=300,
-    expiration_max_s=86_400,
-)
+ANNA = "0x" + "a" * 40
+LIMITS = Limits(platforms=("erc20-holesky-tglm",), terms=Terms(expiration_max_s=86_400))
 OFFER: dict[str, Any] = {
     "golem.runtime.name": "wasmtime",
     COEFFICIENTS: [0.0, 0.0, 0.0],
@@ -61,9 +57,22 @@ def demand(**changes: Any) -> dict[str, Any]:
     return {name: value for name, value in properties.items() if value is not None}
 
 
-def answer(agreements: int = 0, offer: dict[str, Any] | None = None, **changes: Any) -> Any:
+def answer(
+    offer: dict[str, Any] | None = None,
+    limits: Limits = LIMITS,
+    shortage: str | None = None,
+    extra: dict[str, Any] | None = None,
+    **changes: Any,
+) -> Any:
     return negotiate(
-        Negotiation(demand(**changes), OFFER if offer is None else offer, LIMITS, agreements, NOW)
+        Negotiation(
+            {**demand(**changes), **(extra or {})},
+            OFFER if offer is None else offer,
+            limits,
+            NOW,
+            requestor=ANNA,
+            shortage=shortage,
+        )
     )
 
 
@@ -110,11 +119,12 @@ def test_what_suits_us_is_taken_over_and_then_stands(name: str, value: Any, prop
         ({"expiration": 1.5}, "milliseconds", False),
         ({"expiration": float("nan")}, "milliseconds", False),
         ({"expiration": float("inf")}, "milliseconds", False),
-        ({"expiration": expires_in(299)}, "sooner than 300 s", True),
-        ({"expiration": -1}, "sooner", True),
-        ({"expiration": expires_in(86_402)}, "later than 86400 s", False),
-        ({"accept": 4}, "between 5 and 240", True),
-        ({"accept": 241}, "between 5 and 240", True),
+        ({"expiration": expires_in(299)}, "which is less than 5min or more than 1d from now", True),
+        ({"expiration": -1}, "Proposal expires at: 1970", True),
+        ({"expiration": expires_in(86_402)}, "or more than 1d from now", False),
+        ({"expiration": 10**30}, "or more than 1d from now", False),
+        ({"accept": 4}, "To low DebitNotes timeout: 4s", True),
+        ({"accept": 241}, "DebitNote acceptance deadline should be less than 4min", True),
         ({"accept": "240"}, "whole seconds", True),
         ({"interval": 0}, "between 1 and 86400", True),
         ({"interval": 86_401}, "between 1 and 86400", True),
@@ -135,22 +145,121 @@ def test_rejections(changes: dict[str, Any], message: str, final: bool) -> None:
     assert rejected.is_final is final
 
 
-def test_at_the_limit_of_agreements_there_is_no_capacity() -> None:
-    assert isinstance(answer(agreements=1), Accepted)
+def test_a_shortage_is_told_and_may_pass() -> None:
+    words = "No capacity available. Reached Agreements limit: 2"
 
-    rejected = answer(agreements=2)
-
-    assert rejected.reason() == {
-        "message": "No capacity available. Reached Agreements limit: 2",
+    assert answer(shortage=words).reason() == {
+        "message": words,
         "golem.proposal.rejection.is-final": False,
     }
 
 
 def test_of_several_reasons_the_first_rule_in_order_is_told() -> None:
-    rejected = answer(agreements=9, platform=None, expiration=None)
+    rejected = answer(shortage="full", platform=None, expiration=None)
 
     assert rejected.message.startswith("Missing fields")
-    assert (RULES[0], RULES[-1]) == (require_platform, require_capacity)
+    assert list(RULES) == [
+        *("demand-validation", "access", "expiration", "accept-timeout", "debit-note-interval"),
+        *("payment-timeout", "price", "absence", "end-when", "manifest", "capacity"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("access", "refused"),
+    [
+        (Access(blacklist=AccessList(enabled=True, identity=[ANNA])), "on the blacklist"),
+        (Access(blacklist=AccessList(enabled=False, identity=[ANNA])), None),
+        (Access(allow_only=AccessList(enabled=True, identity=["0x" + "b" * 40])), "not on the"),
+        (Access(allow_only=AccessList(enabled=True, identity=[ANNA])), None),
+    ],
+)
+def test_the_operators_lists_are_kept_to(access: Access, refused: str | None) -> None:
+    found = answer(limits=Limits(LIMITS.platforms, access=access))
+
+    if refused is None:
+        assert isinstance(found, Accepted)
+    else:
+        assert refused in found.message
+        assert found.is_final
+
+
+PRICED = {**OFFER, COEFFICIENTS: [0.1, 0.0, 0.0]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"accept": None, "expiration": expires_in(1_900)}, "or more than 30min from now"),
+        ({"payment": None, "expiration": expires_in(36_001)}, "is required of agreements of 10h"),
+    ],
+)
+def test_what_costs_something_is_not_worked_on_unpaid(
+    changes: dict[str, Any], message: str
+) -> None:
+    rejected = answer(offer=PRICED, **changes)
+
+    assert message in rejected.message
+    assert isinstance(answer(**changes), Accepted)
+
+
+ABLE = {
+    **OFFER,
+    MAX_ABSENCE: 604_800,
+    CAN_ON_ABSENCE: ["terminate", "finish"],
+    CAN_END_WHEN: ["batch-done", "idle"],
+    CAN_SINK: ["https"],
+}
+
+
+def test_without_a_word_about_absence_no_term_is_agreed() -> None:
+    accepted = answer(offer=ABLE)
+
+    assert MAX_ABSENCE not in accepted.properties
+    assert ON_ABSENCE not in accepted.properties
+
+
+@pytest.mark.parametrize("action", [None, "terminate", "finish"])
+def test_how_long_a_requestor_may_be_away_is_agreed_with_what_happens_then(
+    action: str | None,
+) -> None:
+    wanted = {MAX_ABSENCE: 3_600, **({} if action is None else {ON_ABSENCE: action})}
+
+    accepted = answer(offer=ABLE, extra=wanted)
+
+    assert accepted.properties[MAX_ABSENCE] == 3_600
+    assert accepted.properties[ON_ABSENCE] == (action or "terminate")
+    assert answer(offer=accepted.properties, extra=wanted) == Accepted(accepted.properties, False)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({MAX_ABSENCE: 0}, "more than 0"),
+        ({MAX_ABSENCE: 604_801}, "at most 7d, not 604801s"),
+        ({MAX_ABSENCE: "long"}, "whole seconds"),
+        ({MAX_ABSENCE: 60, ON_ABSENCE: "wait"}, "'wait' is not offered (offered: finish, termi"),
+        ({MAX_ABSENCE: 60, ON_ABSENCE: ["finish"]}, "is not offered"),
+        ({ON_ABSENCE: "finish"}, "needs"),
+        ({f"{END_WHEN}exit": True}, "exit is not offered"),
+        ({f"{END_WHEN}idle-sec": -1}, "more than 0"),
+        ({f"{END_WHEN}batch-don": True}, "batch-don is not known"),
+        ({RESULTS_URL: "http://x/y"}, "http is not offered"),
+        ({RESULTS_URL: "ftp://x/y"}, "must be a URL"),
+    ],
+)
+def test_terms_that_cannot_be_kept_are_refused(wanted: dict[str, Any], message: str) -> None:
+    rejected = answer(offer=ABLE, extra=wanted)
+
+    assert isinstance(rejected, Reject)
+    assert message in rejected.message
+    assert rejected.is_final
+
+
+def test_an_end_that_the_offer_knows_is_agreed() -> None:
+    wanted = {f"{END_WHEN}batch-done": True, RESULTS_URL: "https://x/y"}
+
+    assert isinstance(answer(offer=ABLE, extra=wanted), Accepted)
+    assert isinstance(answer(extra=wanted), Reject)
 
 
 def test_an_offer_that_carries_other_properties_keeps_them() -> None:

@@ -17,7 +17,7 @@ from shem.kernel.errors import NotSupported, ShemError, TimedOut, Unreachable, U
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "node": ("shem.cli.node:node", "Run the node daemon."),
     "relay": ("shem.cli.relay:relay", "Run a relay server."),
-    "provider": ("shem.provider.command:provider", "Run the provider agent."),
+    "provider": ("shem.cli.provider:provider", "Run the provider agent: presets, prices, …"),
     "exe-unit": ("shem.exeunit.command:exe_unit", "Run one activity (started by the agent)."),
     "devnet": ("shem.devnet.command:devnet", "Run a whole network on this machine."),
     "id": ("shem.cli.identity:identity", "Manage identities: create, lock, export, import, …"),

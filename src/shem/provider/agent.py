@@ -18,14 +18,14 @@ from shem.kernel.tasks import TaskScope
 from shem.kernel.world import World
 from shem.provider.activities import Activities
 from shem.provider.agreements import Agreements
-from shem.provider.config import Hardware, ProviderConfig
+from shem.provider.config import ProviderConfig
 from shem.provider.descriptor import Descriptor, offer_template
 from shem.provider.exeunits import Processes, Units
-from shem.provider.negotiator import Negotiator
-from shem.provider.offer import build_offer
+from shem.provider.hardware import Machine
+from shem.provider.offers import Offers, capacity_of
 from shem.provider.patience import BackOff, until_answered
 from shem.provider.records import Records
-from shem.provider.rules import Limits
+from shem.provider.settings import SettingsWatch
 from shem.rest.client import RestClient
 from shem.rest.errors import ApiError, Disconnected
 from shem.rest.models import AgreementOperationEvent, ProviderEvent
@@ -68,7 +68,7 @@ class Agent:
         self,
         config: ProviderConfig,
         descriptors: Sequence[Descriptor],
-        hardware: Hardware,
+        machine: Machine,
         client: RestClient,
         world: World,
         *,
@@ -77,10 +77,10 @@ class Agent:
         self._surroundings = surroundings
         self._config = config
         self._descriptors = descriptors
-        self._hardware = hardware
+        self._machine = machine
         self._client = client
         self._world = world
-        self._negotiators: list[Negotiator] = []
+        self._offers: Offers | None = None
 
     async def run(self) -> None:
         """Work until cancelled; ExeUnits go on, and are taken up again by the next agent."""
@@ -95,11 +95,13 @@ class Agent:
 
     async def withdraw(self) -> None:
         """Take the offers back."""
-        for negotiator in self._negotiators:
-            await negotiator.withdraw()
+        if self._offers is not None:
+            await self._offers.withdraw()
 
     async def _work(self, records: Records, node_id: str, scope: TaskScope) -> None:
-        session_id = await self._session_id(records)
+        watch = SettingsWatch(self._data_dir, self._descriptors, self._machine)
+        settings = watch.load()
+        session_id = await self._session_id(records, settings.globals.node_name)
         activities = Activities(
             config=self._config,
             descriptors=self._descriptors,
@@ -117,6 +119,20 @@ class Agent:
             session_id=session_id,
             world=self._world,
             scope=scope,
+            capacity=capacity_of(settings, self._machine, self._config),
+        )
+        self._offers = Offers(
+            config=self._config,
+            machine=self._machine,
+            descriptors=self._descriptors,
+            watch=watch,
+            agreements=agreements,
+            records=records,
+            client=self._client,
+            world=self._world,
+            scope=scope,
+            node_id=node_id,
+            template=self._surroundings.template,
         )
         log.info("agent.up", identity=node_id, session=session_id, data_dir=str(self._data_dir))
         await activities.resume()
@@ -124,10 +140,7 @@ class Agent:
         for cursor in (ACTIVITY_CURSOR, AGREEMENT_CURSOR):
             # before the first offer is out: nothing that it leads to may lie before the cursors
             await self._cursor(records, cursor)
-        for descriptor in self._descriptors:
-            negotiator = await self._negotiator(descriptor, node_id, agreements, records)
-            self._negotiators.append(negotiator)
-            scope.spawn(negotiator.run(), f"offer {descriptor.name}")
+        scope.spawn(self._offers.run(settings), "offers")
         scope.spawn(agreements.watch(), "agreements")
         scope.spawn(self._follow_agreements(records, agreements), "agreement events")
         await self._follow_activities(records, agreements, activities)
@@ -136,48 +149,15 @@ class Agent:
     def _data_dir(self) -> Path:
         return self._config.data_dir
 
-    async def _session_id(self, records: Records) -> str:
+    async def _session_id(self, records: Records, named: str | None) -> str:
         """Return the session id, made once: events of earlier runs stay ours."""
         kept = await records.setting(SESSION)
         if kept is not None:
             return kept
-        name = self._config.node_name or "shem-provider"
+        name = self._config.node_name or named or "shem-provider"
         made = f"{name}-{self._world.rng.token(4).hex()}"
         await records.set(SESSION, made)
         return made
-
-    async def _negotiator(
-        self,
-        descriptor: Descriptor,
-        node_id: str,
-        agreements: Agreements,
-        records: Records,
-    ) -> Negotiator:
-        status = await until_answered("net status", self._client.net.status, self._world)
-        offer = build_offer(
-            config=self._config,
-            hardware=self._hardware,
-            descriptor=descriptor,
-            template=await self._surroundings.template(descriptor),
-            account=(self._config.account or node_id).lower(),
-            is_public=status.public_ip is not None,
-            now_ns=self._world.clock.wall_ns(),
-        )
-        limits = Limits(
-            platforms=(self._config.payment_platform,),
-            agreements_max=self._config.agreements_max,
-            expiration_min_s=self._config.expiration_min_s,
-            expiration_max_s=self._config.expiration_max_s,
-        )
-        return Negotiator(
-            name=descriptor.name,
-            offer=offer,
-            limits=limits,
-            agreements=agreements,
-            records=records,
-            client=self._client,
-            world=self._world,
-        )
 
     async def _follow_activities(
         self, records: Records, agreements: Agreements, activities: Activities

@@ -5,21 +5,24 @@ Every step is written down before it is taken, so that it can be finished after 
 carry the codes of docs/protocol/provider-agent.md §6.1.
 """
 
+import asyncio
 from typing import Any, Final
 
 import msgspec
 import structlog
 
-from shem.exeunit.agreement import expand
+from shem.exeunit.agreement import expand, flatten
 from shem.kernel import times
 from shem.kernel.errors import ShemError
 from shem.kernel.tasks import TaskScope
 from shem.kernel.world import World
 from shem.provider.activities import RUNTIME_NAME, Activities
 from shem.provider.config import ProviderConfig
+from shem.provider.hardware import Capacity, Resources
+from shem.provider.ledger import Ledger, resources_of
 from shem.provider.patience import BackOff, until_answered
 from shem.provider.records import AgreementRecord, AgreementState, Records
-from shem.provider.rules import EXPIRATION
+from shem.provider.rules_payment import EXPIRATION
 from shem.rest.client import RestClient
 from shem.rest.errors import ApiError, Disconnected
 from shem.rest.models import Agreement
@@ -46,7 +49,11 @@ class Agreements:
         session_id: str,
         world: World,
         scope: TaskScope,
+        capacity: Capacity,
     ) -> None:
+        self.capacity = capacity
+        self.changed = asyncio.Event()
+        """Set whenever something was promised or became free."""
         self._config = config
         self._records = records
         self._activities = activities
@@ -55,23 +62,24 @@ class Agreements:
         self._world = world
         self._scope = scope
         self._open: dict[str, AgreementRecord] = {}
-        self._reserved: set[str] = set()
+        self._reserved: dict[str, Resources] = {}
         self._idle_since: dict[str, float] = {}
         activities.on_ended(self._note_idle)
 
     @property
-    def count(self) -> int:
-        """Agreements in force or being approved."""
-        held = (
-            agreement_id
+    def ledger(self) -> Ledger:
+        """What of this machine is promised, to agreements and to those being approved."""
+        held = {
+            agreement_id: resources_of(flatten(record.body["agreement"]["offer"]["properties"]))
             for agreement_id, record in self._open.items()
-            if record.state is not AgreementState.BREAKING
-        )
-        return len(self._reserved.union(held))
+            if record.state is not AgreementState.BREAKING or self._activities.of(agreement_id)
+        }
+        return Ledger(self.capacity, self._config.agreements_max, {**self._reserved, **held})
 
-    def reserve(self, agreement_id: str) -> None:
+    def reserve(self, agreement_id: str, resources: Resources) -> None:
         """Take a place before anything else is awaited."""
-        self._reserved.add(agreement_id)
+        self._reserved[agreement_id] = resources
+        self.changed.set()
 
     async def resume(self) -> None:
         """Take up what an earlier agent left."""
@@ -99,7 +107,8 @@ class Agreements:
                 return
             self._hold(record)
         finally:
-            self._reserved.discard(agreement_id)
+            self._reserved.pop(agreement_id, None)
+            self.changed.set()
         if record.state is AgreementState.APPROVING:
             self._scope.spawn(self._approve(agreement_id), f"approve {agreement_id}")
 
@@ -207,6 +216,7 @@ class Agreements:
         await self._records.set_agreement(agreement_id, AgreementState.ENDED)
         self._open.pop(agreement_id, None)
         self._idle_since.pop(agreement_id, None)
+        self.changed.set()
 
     async def _destroy_activities(self, agreement_id: str, reason: str) -> None:
         for activity_id in self._activities.of(agreement_id):
@@ -222,6 +232,7 @@ class Agreements:
         self._note_idle(record.agreement_id)
 
     def _note_idle(self, agreement_id: str) -> None:
+        self.changed.set()
         if agreement_id in self._open:
             self._idle_since[agreement_id] = self._world.clock.monotonic()
 

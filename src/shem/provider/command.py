@@ -1,7 +1,14 @@
-"""`shem provider`: run the provider agent (docs/protocol/provider-agent.md §2.2)."""
+"""`shem provider run`: the provider agent as a process (docs/protocol/provider-agent.md §2.2).
+
+Every option has the name and the environment variable that operators of other agents know. What is
+in the operator's files (presets, hardware, who may rent) is changed by `shem provider preset` and
+its sisters, also while this runs.
+"""
 
 import asyncio
 import signal
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,22 +20,65 @@ from shem.kernel.errors import UsageError
 from shem.provider.config import (
     DEFAULT_AGREEMENTS_MAX,
     DEFAULT_DATA_DIR,
-    DEFAULT_EXPIRATION_MIN_S,
     DEFAULT_IDLE_S,
     DEFAULT_PAYMENT_PLATFORM,
     DEFAULT_SUBNET,
+    DEFAULT_TERMINATION_S,
     ProviderConfig,
+    Terms,
 )
+from shem.provider.durations import parse_duration, show_duration
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+ACCEPT_TIMEOUT_MIN_S: Final = 5.0
+DATA_DIR: Final = "provider.data_dir"
+"""Where the group keeps its own --data-dir in the context."""
+
+TERMS: Final = {
+    "expiration_min_s": ("min-agreement-expiration", "What an agreement lives at least"),
+    "expiration_max_s": ("max-agreement-expiration", "What an agreement lives at most"),
+    "expiration_without_deadline_max_s": (
+        "max-agreement-expiration-without-deadline",
+        "The same, for one that costs something and names no deadline for debit notes",
+    ),
+    "accept_timeout_s": (
+        "debit-note-acceptance-deadline",
+        "How soon debit notes must be accepted",
+    ),
+    "note_interval_s": ("debit-note-interval", "How often debit notes come"),
+    "note_interval_min_s": ("min-debit-note-interval", "The least that a requestor may ask for"),
+    "note_interval_max_s": ("max-debit-note-interval", "The most"),
+    "payment_timeout_s": ("payment-timeout", "How soon is to be paid"),
+    "payment_timeout_min_s": ("min-payment-timeout", "The least that a requestor may ask for"),
+    "payment_timeout_max_s": ("max-payment-timeout", "The most"),
+    "payment_timeout_required_s": (
+        "payment-timeout-required-duration",
+        "Agreements that cost something and live so long must say when they pay",
+    ),
+    "absence_max_s": (
+        "max-requestor-absence",
+        "How long an agreement may let its requestor be away",
+    ),
+}
+"""Options of the negotiable terms, by the field of `Terms`."""
+
+Command = Callable[..., Any]
 
 
-@click.group()
-def provider() -> None:
-    """Run the provider agent."""
+def term_options(command: Command) -> Command:
+    """Add an option for every term."""
+    for term in reversed(fields(Terms)):
+        option, text = TERMS[term.name]
+        assert isinstance(term.default, float)
+        default = show_duration(term.default)
+        variable = option.upper().replace("-", "_")
+        command = click.option(f"--{option}", term.name, help=f"{text} [{variable}, {default}].")(
+            command
+        )
+    return command
 
 
-@provider.command()
+@click.command()
 @click.option("--app-key", help="The node's application key [YAGNA_APPKEY].")
 @click.option("--api-url", help=f"The node's REST API [YAGNA_API_URL, {DEFAULT_API_URL}].")
 @click.option("--data-dir", help=f"Where the agent keeps its state [DATA_DIR, {DEFAULT_DATA_DIR}].")
@@ -42,21 +92,35 @@ def provider() -> None:
     type=click.IntRange(1, 1_000),
     help=f"[MAX_SIMULTANEOUS_AGREEMENTS, {DEFAULT_AGREEMENTS_MAX}]",
 )
-@click.option(
-    "--min-agreement-expiration",
-    help=f"Seconds an agreement must live [MIN_AGREEMENT_EXPIRATION, {DEFAULT_EXPIRATION_MIN_S}].",
-)
+@click.option("--rt-cores", help="The most threads to offer [YA_RT_CORES, the machine's].")
+@click.option("--rt-mem", help="The most GiB of memory [YA_RT_MEM, the machine's].")
+@click.option("--rt-storage", help="The most GiB of storage [YA_RT_STORAGE, the machine's].")
+@term_options
 @click.option(
     "--idle-agreement-timeout",
-    help=f"Seconds an agreement may stand idle [IDLE_AGREEMENT_TIMEOUT, {DEFAULT_IDLE_S}].",
+    help="How long an agreement may stand idle "
+    f"[IDLE_AGREEMENT_TIMEOUT, {show_duration(DEFAULT_IDLE_S)}].",
 )
-def run(**options: Any) -> None:
+@click.option(
+    "--process-termination-timeout",
+    help="How long an ExeUnit may take to end "
+    f"[PROCESS_TERMINATION_TIMEOUT, {show_duration(DEFAULT_TERMINATION_S)}].",
+)
+@click.pass_context
+def run(ctx: click.Context, /, **options: Any) -> None:
     """Offer this machine and run what is rented.
 
     Ends on SIGTERM; the ExeUnits go on and are taken up again at the next start.
     """
+    options["data_dir"] = options["data_dir"] or ctx.meta.get(DATA_DIR)
     logs.configure()
     asyncio.run(_serve(load_config(options)))
+
+
+def data_dir_of(option: str | None) -> Path:
+    """Return where the provider's state and files are."""
+    chosen = option or setting("PROVIDER_DATA_DIR", "DATA_DIR") or DEFAULT_DATA_DIR
+    return Path(chosen).expanduser().absolute()
 
 
 def load_config(options: dict[str, Any]) -> ProviderConfig:
@@ -65,48 +129,68 @@ def load_config(options: dict[str, Any]) -> ProviderConfig:
     def pick(option: str, name: str, alias: str) -> str | None:
         return options.get(option) or setting(name, alias)
 
+    def seconds(option: str, name: str, default_s: float) -> float:
+        text = pick(option, name, name)
+        return default_s if text is None else parse_duration(text, name)
+
     app_key = pick("app_key", "APPKEY", "YAGNA_APPKEY")
     if app_key is None:
         raise UsageError("the agent needs an application key: --app-key or YAGNA_APPKEY")
-    data_dir = pick("data_dir", "PROVIDER_DATA_DIR", "DATA_DIR") or DEFAULT_DATA_DIR
+    limit = pick("max_simultaneous_agreements", *["MAX_SIMULTANEOUS_AGREEMENTS"] * 2)
+    cores = _number(pick("rt_cores", "RT_CORES", "YA_RT_CORES"), "YA_RT_CORES")
+    caps = (
+        None if cores is None else int(cores),
+        _number(pick("rt_mem", "RT_MEM", "YA_RT_MEM"), "YA_RT_MEM"),
+        _number(pick("rt_storage", "RT_STORAGE", "YA_RT_STORAGE"), "YA_RT_STORAGE"),
+    )
     return ProviderConfig(
         app_key=app_key,
-        data_dir=Path(data_dir).expanduser().absolute(),
+        data_dir=data_dir_of(options.get("data_dir")),
         api_url=pick("api_url", "API_URL", "YAGNA_API_URL") or DEFAULT_API_URL,
         gsb_url=setting("GSB_URL", "GSB_URL") or DEFAULT_GSB_URL,
         node_name=pick("node_name", "NODE_NAME", "NODE_NAME"),
-        subnet=pick("subnet", "SUBNET", "SUBNET") or DEFAULT_SUBNET,
+        subnet=pick("subnet", "SUBNET", "SUBNET"),
         account=pick("account", "ACCOUNT", "YA_ACCOUNT"),
         payment_platform=pick("payment_platform", "PAYMENT_PLATFORM", "PAYMENT_PLATFORM")
         or DEFAULT_PAYMENT_PLATFORM,
         exe_unit_path=pick("exe_unit_path", "EXE_UNIT_PATH", "EXE_UNIT_PATH"),
-        agreements_max=int(
-            _number(
-                options.get("max_simultaneous_agreements"),
-                "MAX_SIMULTANEOUS_AGREEMENTS",
-                DEFAULT_AGREEMENTS_MAX,
-            )
+        agreements_max=DEFAULT_AGREEMENTS_MAX
+        if limit is None
+        else int(_number(limit, "MAX_SIMULTANEOUS_AGREEMENTS") or 1),
+        caps=caps,
+        terms=_terms(seconds),
+        idle_agreement_s=seconds(
+            "idle_agreement_timeout", "IDLE_AGREEMENT_TIMEOUT", DEFAULT_IDLE_S
         ),
-        expiration_min_s=_number(
-            options.get("min_agreement_expiration"),
-            "MIN_AGREEMENT_EXPIRATION",
-            DEFAULT_EXPIRATION_MIN_S,
-        ),
-        idle_agreement_s=_number(
-            options.get("idle_agreement_timeout"), "IDLE_AGREEMENT_TIMEOUT", DEFAULT_IDLE_S
+        termination_s=seconds(
+            "process_termination_timeout", "PROCESS_TERMINATION_TIMEOUT", DEFAULT_TERMINATION_S
         ),
     )
 
 
-def _number(option: object, name: str, default: float) -> float:
-    """Read seconds or a count; a trailing `s`, as the original writes seconds, is taken too."""
-    text = str(option or setting(name, name) or default)
+def _terms(seconds: Callable[[str, str, float], float]) -> Terms:
+    values = {}
+    for term in fields(Terms):
+        assert isinstance(term.default, float)
+        variable = TERMS[term.name][0].upper().replace("-", "_")
+        values[term.name] = seconds(term.name, variable, term.default)
+    terms = Terms(**values)
+    if terms.accept_timeout_s < ACCEPT_TIMEOUT_MIN_S:
+        raise UsageError(
+            f"DEBIT_NOTE_ACCEPTANCE_DEADLINE must be {ACCEPT_TIMEOUT_MIN_S:g} s or more"
+        )
+    return terms
+
+
+def _number(text: str | int | None, name: str) -> float | None:
+    if text is None:
+        return None
     try:
-        value = float(text.strip().removesuffix("s"))
+        value = float(text)
     except ValueError as error:
         raise UsageError(f"{name} {text!r} is not a number") from error
-    if not 0 <= value <= 1e10:
-        raise UsageError(f"{name} {text!r} is not between 0 and 1e10")
+    if not 0 < value <= 1e10:
+        raise UsageError(f"{name} {text!r} is not above 0 and at most 1e10")
     return value
 
 

@@ -6,7 +6,6 @@ has the runtimes that come with shem: the WASI one under the network's name for 
 
 import asyncio
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from glob import glob
@@ -16,6 +15,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from shem.kernel.command import own_command
 from shem.kernel.errors import UsageError
 
 DESCRIPTORS_MAX: Final = 64
@@ -26,14 +26,14 @@ ANSWER_SIZE_MAX: Final = 1 << 20
 log = structlog.get_logger()
 
 
-class _Counter(msgspec.Struct, rename="kebab"):
+class _CounterEntry(msgspec.Struct, rename="kebab"):
     name: str = ""
     description: str = ""
     price: bool = False
 
 
 class _Config(msgspec.Struct, rename="kebab"):
-    counters: dict[str, _Counter] = {}
+    counters: dict[str, _CounterEntry] = {}
 
 
 class _Entry(msgspec.Struct, rename="kebab"):
@@ -48,6 +48,24 @@ class _Entry(msgspec.Struct, rename="kebab"):
 
 
 @dataclass(frozen=True, slots=True)
+class Counter:
+    """Something that a runtime measures."""
+
+    name: str
+    """The short name, for people."""
+    price: bool
+    """Whether a new preset names it with a price."""
+
+
+COUNTERS: Final[Mapping[str, Counter]] = {
+    "golem.usage.duration_sec": Counter("duration", price=True),
+    "golem.usage.cpu_sec": Counter("cpu", price=True),
+    "golem.usage.storage_gib": Counter("storage_gib", price=False),
+}
+"""What a runtime measures whose descriptor does not say."""
+
+
+@dataclass(frozen=True, slots=True)
 class Descriptor:
     """One runtime and how its ExeUnit is started."""
 
@@ -56,6 +74,18 @@ class Descriptor:
     command: tuple[str, ...]
     """All that stands before the sub-command."""
     properties: Mapping[str, Any] = field(default_factory=dict)
+    counters: Mapping[str, Counter] = field(default_factory=lambda: COUNTERS)
+    """By property."""
+    description: str = ""
+
+    @property
+    def priced(self) -> tuple[str, ...]:
+        return tuple(name for name, counter in self.counters.items() if counter.price)
+
+    @property
+    def short_names(self) -> dict[str, str]:
+        """Return the property of each counter by its short name."""
+        return {counter.name: name for name, counter in self.counters.items()}
 
     def service_command(
         self, activity_id: str, *, agreement_file: Path, work_dir: Path, cache_dir: Path
@@ -75,19 +105,12 @@ class Descriptor:
         ]
 
 
-def own_command() -> tuple[str, ...]:
-    """Return the `shem` that belongs to this Python."""
-    script = Path(sys.executable).with_name("shem")
-    if script.exists():
-        return (sys.executable, str(script))
-    return (sys.executable, "-c", "from shem.cli.main import main; main()")
-
-
 BUILT_IN: Final = Descriptor(
     name="wasmtime",
     version=BUILT_IN_VERSION,
     command=(*own_command(), "exe-unit"),
     properties={"wasm.wasi.version@v": "0.9.0"},
+    description="WASI programs in a sandbox",
 )
 
 
@@ -95,6 +118,7 @@ CONTAINER: Final = Descriptor(
     name="container",
     version=BUILT_IN_VERSION,
     command=(*own_command(), "exe-unit", "--runtime", "container"),
+    description="Golem images in a container",
 )
 """Offered where it works. Its images are those of `vm`, but it is none: an operator who wants to
 offer it as one writes a descriptor that says so."""
@@ -131,8 +155,19 @@ def _descriptor(base: Path, entry: _Entry) -> Descriptor:
         if not runtime.exists():
             raise UsageError(f"runtime {entry.name}: there is no {runtime}")
         command += ["-b", str(runtime)]
+    counters = COUNTERS
+    if entry.config is not None and entry.config.counters:
+        counters = {
+            name: Counter(said.name or name, said.price)
+            for name, said in entry.config.counters.items()
+        }
     return Descriptor(
-        entry.name, entry.version, (*command, *entry.extra_args), dict(entry.properties)
+        entry.name,
+        entry.version,
+        (*command, *entry.extra_args),
+        dict(entry.properties),
+        counters,
+        entry.description or "",
     )
 
 

@@ -10,6 +10,7 @@ knows is published again.
 import asyncio
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -17,10 +18,12 @@ import structlog
 from shem.kernel.errors import ShemError
 from shem.kernel.world import World
 from shem.provider.agreements import Agreements
+from shem.provider.ledger import resources_of
 from shem.provider.offer import OfferText
 from shem.provider.patience import BackOff, until_answered
 from shem.provider.records import Records
-from shem.provider.rules import Limits, Negotiation, Reject, negotiate
+from shem.provider.rules import Accepted, negotiate
+from shem.provider.verdicts import Limits, Negotiation, Properties, Reject
 from shem.rest.client import RestClient
 from shem.rest.errors import ApiError, Disconnected
 from shem.rest.models import AgreementEvent, NegotiationEvent, ProposalEvent
@@ -32,6 +35,8 @@ HOLD_S: Final = 3.0
 ANSWER_WITHIN_S: Final = 30.0
 WITHDRAW_TIMEOUT_S: Final = 2.0
 UNFINISHED: Final = "Negotiations aren't finished."
+OFFER_SETTING: Final = "offer:"
+"""Prefix of the setting that keeps an offer's subscription and the digest of its text."""
 _GONE: Final = frozenset({404, 410})
 
 log = structlog.get_logger()
@@ -45,7 +50,7 @@ class Negotiator:
         *,
         name: str,
         offer: OfferText,
-        limits: Limits,
+        limits: Callable[[], Limits],
         agreements: Agreements,
         records: Records,
         client: RestClient,
@@ -91,8 +96,15 @@ class Negotiator:
             if tasks:
                 await asyncio.wait(tasks, timeout=HOLD_S)
 
+    @property
+    def offer(self) -> OfferText:
+        return self._offer
+
     async def withdraw(self) -> None:
-        """Take the offer back, if that is quickly done; otherwise it expires by itself."""
+        """Take the offer back, if that is quickly done; otherwise it expires by itself.
+
+        `run` ends with it, within the time of a poll.
+        """
         self._withdrawn = True
         if self._subscription is None:
             return
@@ -101,6 +113,12 @@ class Negotiator:
                 await self._client.market.offers.withdraw(self._subscription)
         except (TimeoutError, ShemError) as error:
             log.info("offer.not_withdrawn", offer=self._name, reason=str(error))
+
+    async def withdraw_earlier(self, kept: str) -> None:
+        """Take back what an earlier run published under this name, and forget it."""
+        self._subscription = str(json.loads(kept)[0])
+        await self.withdraw()
+        await self._records.forget(self._setting)
 
     async def _published_before(self) -> str | None:
         """Return the subscription of an earlier run if the node still has it, with this text."""
@@ -139,15 +157,8 @@ class Negotiator:
 
     async def _answer_proposal(self, subscription: str, event: ProposalEvent) -> None:
         proposal = event.proposal
-        verdict = negotiate(
-            Negotiation(
-                demand=proposal.properties,
-                offer=self._offer.properties,
-                limits=self._limits,
-                agreements=self._agreements.count,
-                now_ns=self._world.clock.wall_ns(),
-            )
-        )
+        ours = self._offer.properties
+        verdict = self._judge(proposal.properties, ours, proposal.issuer_id)
         offers = self._client.market.offers
         proposal_id = proposal.proposal_id
         if isinstance(verdict, Reject):
@@ -173,15 +184,8 @@ class Negotiator:
         agreement = event.agreement
         if self._agreements.in_force(agreement.agreement_id) is not None:
             return  # told again after a restart, and taken up again already
-        verdict = negotiate(
-            Negotiation(
-                demand=agreement.demand.properties,
-                offer=agreement.offer.properties,
-                limits=self._limits,
-                agreements=self._agreements.count,
-                now_ns=self._world.clock.wall_ns(),
-            )
-        )
+        ours = agreement.offer.properties
+        verdict = self._judge(agreement.demand.properties, ours, agreement.demand.requestor_id)
         if not isinstance(verdict, Reject) and verdict.changed:
             verdict = Reject(UNFINISHED, is_final=False)
         if isinstance(verdict, Reject):
@@ -194,12 +198,24 @@ class Negotiator:
                 within_s=ANSWER_WITHIN_S,
             )
             return
-        self._agreements.reserve(agreement.agreement_id)
+        self._agreements.reserve(agreement.agreement_id, resources_of(ours))
         await self._agreements.approve(agreement)
+
+    def _judge(self, demand: Properties, ours: Properties, requestor: str) -> Accepted | Reject:
+        return negotiate(
+            Negotiation(
+                demand=demand,
+                offer=ours,
+                limits=self._limits(),
+                now_ns=self._world.clock.wall_ns(),
+                requestor=requestor,
+                shortage=self._agreements.ledger.shortage(resources_of(ours)),
+            )
+        )
 
     @property
     def _setting(self) -> str:
-        return f"offer:{self._name}"
+        return OFFER_SETTING + self._name
 
     def _digest(self) -> str:
         text = json.dumps(self._offer.properties, sort_keys=True)

@@ -1,8 +1,4 @@
-"""The Offer of one runtime (docs/protocol/provider-agent.md §4).
-
-Pure. The price is zero until payments are built; everything a later payment needs (scheme, pricing
-model, usage vector, platform with address) is in the offer already.
-"""
+"""The Offer of one preset (docs/protocol/provider-agent.md §4). Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,19 +6,22 @@ from typing import Any, Final
 
 from shem.kernel.errors import UsageError
 from shem.kernel.times import NS_PER_S
-from shem.provider.config import Hardware, ProviderConfig
+from shem.provider.config import DEFAULT_SUBNET, Globals, ProviderConfig, Terms
 from shem.provider.descriptor import Descriptor
+from shem.provider.hardware import Machine, Resources
+from shem.provider.presets import Preset
+from shem.provider.pricing import Pricing, pricing_of
+from shem.rest.endwhen import ABSENCE_ACTIONS, CAN_END_WHEN, CAN_ON_ABSENCE
+from shem.rest.terms import MAX_ABSENCE
 
 USAGE_VECTOR: Final = "golem.com.usage.vector"
-PRICED: Final = ("golem.usage.cpu_sec", "golem.usage.duration_sec")
-"""Counters that are billed, sorted by name."""
 COEFFICIENTS: Final = "golem.com.pricing.model.linear.coeffs"
 ACCEPT_TIMEOUT: Final = "golem.com.payment.debit-notes.accept-timeout?"
 NOTE_INTERVAL: Final = "golem.com.scheme.payu.debit-note.interval-sec?"
 PAYMENT_TIMEOUT: Final = "golem.com.scheme.payu.payment-timeout-sec?"
-DEFAULT_ACCEPT_TIMEOUT_S: Final = 240
-DEFAULT_NOTE_INTERVAL_S: Final = 120
-DEFAULT_PAYMENT_TIMEOUT_S: Final = 120
+THREADS: Final = "golem.inf.cpu.threads"
+MEMORY_GIB: Final = "golem.inf.mem.gib"
+STORAGE_GIB: Final = "golem.inf.storage.gib"
 PAYMENT_PROTOCOL: Final = 3
 _NS_PER_MS: Final = NS_PER_S // 1_000
 
@@ -38,41 +37,58 @@ class OfferText:
 def build_offer(
     *,
     config: ProviderConfig,
-    hardware: Hardware,
+    who: Globals,
+    machine: Machine,
+    share: Resources,
+    preset: Preset,
     descriptor: Descriptor,
     template: Mapping[str, Any],
     account: str,
     is_public: bool,
     now_ns: int,
 ) -> OfferText:
-    """Return the offer of one runtime on this machine."""
+    """Return the offer of one preset: one agreement's share of this machine, and its price."""
     own: dict[str, Any] = dict(template["properties"])
-    counters = own.get(USAGE_VECTOR)
-    if not isinstance(counters, list) or not all(name in counters for name in PRICED):
-        raise UsageError(f"runtime {descriptor.name}: its template's {USAGE_VECTOR} lacks {PRICED}")
+    subnet = who.subnet or DEFAULT_SUBNET
     capabilities = own.get("golem.runtime.capabilities", [])
     properties = {
         **own,
-        **_machine(hardware),
+        **_machine(machine, share),
         **_runtime(descriptor),
         **_payment(config.payment_platform, account),
-        "golem.node.debug.subnet": config.subnet,
+        **_prices(pricing_of(preset, measured(descriptor, own))),
+        **_terms(config.terms, can_finish=CAN_END_WHEN in own),
+        "golem.node.debug.subnet": subnet,
         "golem.node.net.is-public": is_public,
         "golem.srv.caps.multi-activity": True,
         "golem.srv.caps.payload-manifest": "manifest-support" in capabilities,
     }
-    if config.node_name is not None:
-        properties["golem.node.id.name"] = config.node_name
-    return OfferText(properties, _constraints(config.subnet, template.get("constraints"), now_ns))
+    if who.node_name is not None:
+        properties["golem.node.id.name"] = who.node_name
+    return OfferText(properties, _constraints(subnet, template.get("constraints"), now_ns))
 
 
-def _machine(hardware: Hardware) -> dict[str, Any]:
+def measured(descriptor: Descriptor, template: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the counters that may cost something with this runtime."""
+    counters = template.get(USAGE_VECTOR)
+    if not isinstance(counters, list) or not all(isinstance(name, str) for name in counters):
+        raise UsageError(f"runtime {descriptor.name}: its template has no {USAGE_VECTOR}")
+    return tuple({*counters, *descriptor.priced})
+
+
+def is_free(properties: Mapping[str, Any]) -> bool:
+    """Whether nothing under this offer costs anything."""
+    prices = properties.get(COEFFICIENTS)
+    return isinstance(prices, list) and not any(prices)
+
+
+def _machine(machine: Machine, share: Resources) -> dict[str, Any]:
     return {
-        "golem.inf.cpu.architecture": hardware.architecture,
-        "golem.inf.cpu.cores": hardware.cores,
-        "golem.inf.cpu.threads": hardware.threads,
-        "golem.inf.mem.gib": hardware.memory_gib,
-        "golem.inf.storage.gib": hardware.storage_gib,
+        "golem.inf.cpu.architecture": machine.architecture,
+        "golem.inf.cpu.cores": machine.cores,
+        THREADS: share.threads,
+        MEMORY_GIB: share.memory_gib,
+        STORAGE_GIB: share.storage_gib,
     }
 
 
@@ -90,12 +106,26 @@ def _payment(platform: str, account: str) -> dict[str, Any]:
         "golem.com.payment.protocol.version": PAYMENT_PROTOCOL,
         f"golem.com.payment.platform.{platform}.address": account,
         "golem.com.scheme": "payu",
+    }
+
+
+def _prices(pricing: Pricing) -> dict[str, Any]:
+    return {
         "golem.com.pricing.model": "linear",
-        COEFFICIENTS: [0.0 for _ in (*PRICED, "initial")],
-        USAGE_VECTOR: list(PRICED),
-        ACCEPT_TIMEOUT: DEFAULT_ACCEPT_TIMEOUT_S,
-        NOTE_INTERVAL: DEFAULT_NOTE_INTERVAL_S,
-        PAYMENT_TIMEOUT: DEFAULT_PAYMENT_TIMEOUT_S,
+        COEFFICIENTS: list(pricing.coefficients),
+        USAGE_VECTOR: list(pricing.counters),
+    }
+
+
+def _terms(terms: Terms, *, can_finish: bool) -> dict[str, Any]:
+    """Return what is negotiable: the requestor takes it, asks for other values, or goes without."""
+    actions = ABSENCE_ACTIONS if can_finish else ABSENCE_ACTIONS[:1]
+    return {
+        ACCEPT_TIMEOUT: int(terms.accept_timeout_s),
+        NOTE_INTERVAL: int(terms.note_interval_s),
+        PAYMENT_TIMEOUT: int(terms.payment_timeout_s),
+        MAX_ABSENCE: int(terms.absence_max_s),
+        CAN_ON_ABSENCE: list(actions),
     }
 
 

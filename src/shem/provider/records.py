@@ -19,6 +19,7 @@ from shem.kernel.world import World
 from shem.store.unit import Row, Store
 
 OPEN_ROWS_MAX: Final = 1_000
+SETTING_ROWS_MAX: Final = 1_000
 
 
 class AgreementState(StrEnum):
@@ -81,6 +82,25 @@ class Records:
             name=name,
         )
         return str(rows[0]["value"]) if rows else None
+
+    async def settings(self, prefix: str) -> dict[str, str]:
+        """Return the settings whose name begins so."""
+        rows = await self._store.fetch(
+            "SELECT name, value FROM agent_setting WHERE identity = :identity "
+            "ORDER BY name LIMIT :most",
+            identity=self._identity,
+            most=SETTING_ROWS_MAX,
+        )
+        return {row["name"]: row["value"] for row in rows if row["name"].startswith(prefix)}
+
+    async def forget(self, name: str) -> None:
+        """Remove a setting; one that is not there is gone already."""
+        async with self._store.unit(f"setting:{name}") as unit:
+            unit.execute(
+                "DELETE FROM agent_setting WHERE identity = :identity AND name = :name",
+                identity=self._identity,
+                name=name,
+            )
 
     async def set(self, name: str, value: str) -> None:
         async with self._store.unit(f"setting:{name}") as unit:

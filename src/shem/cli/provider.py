@@ -1,0 +1,124 @@
+"""`shem provider`: the agent, and the files that it follows (docs/protocol/provider-agent.md §2.3).
+
+The verbs and options are those of the known provider agent; every one prints JSON with `--json`. A
+running agent notices a change within seconds.
+"""
+
+from typing import Any
+
+import click
+
+from shem.cli.ask import show_fields, show_json, show_table
+from shem.cli.provider_presets import preset
+from shem.cli.provider_profiles import profile
+from shem.cli.provider_rows import here, json_option, runtime_row, runtimes, wants_json
+from shem.cli.provider_rules import rule
+from shem.kernel.errors import UsageError
+from shem.provider.command import DATA_DIR, run
+from shem.provider.config import DEFAULT_DATA_DIR, DEFAULT_SUBNET, load_globals, save_globals
+from shem.provider.files import changing
+
+FIELDS = ("node_name", "subnet", "account")
+
+
+@click.group()
+@click.option("--data-dir", help=f"Where the agent keeps its state [DATA_DIR, {DEFAULT_DATA_DIR}].")
+@click.pass_context
+def provider(ctx: click.Context, /, data_dir: str | None) -> None:
+    """Run the provider agent, and say what it offers."""
+    ctx.meta[DATA_DIR] = data_dir
+
+
+provider.add_command(run)
+provider.add_command(preset)
+provider.add_command(profile)
+provider.add_command(rule)
+
+
+@provider.group()
+def config() -> None:
+    """Who the provider is: its name, subnet and account."""
+
+
+@config.command("get")
+@click.argument("name", required=False)
+@json_option
+@click.pass_context
+def get_config(ctx: click.Context, /, name: str | None, as_json: bool) -> None:
+    """Show the settings, or one of them."""
+    found = load_globals(here(ctx))
+    shown: dict[str, object] = {
+        "node_name": found.node_name,
+        "subnet": found.subnet or DEFAULT_SUBNET,
+        "account": found.address,
+    }
+    if name is not None:
+        key = name.replace("-", "_")
+        if key not in shown:
+            raise UsageError(f"there is no setting {name!r} (there are: {', '.join(FIELDS)})")
+        shown = {key: shown[key]}
+    if wants_json(ctx, as_json):
+        show_json(shown)
+    else:
+        show_fields(shown)
+
+
+@config.command("set")
+@click.option("--node-name", help="How the provider calls itself.")
+@click.option("--subnet", help="The subnet to offer in.")
+@click.option("--account", help="Where payments go, instead of the node's id.")
+@click.pass_context
+def set_config(ctx: click.Context, /, **options: str | None) -> None:
+    """Change settings; those that are not named stay as they are."""
+    import msgspec
+
+    from shem.kernel.ids import parse_node_id
+
+    changes: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if not changes:
+        raise UsageError("name something to set: --node-name, --subnet or --account")
+    if "account" in changes:
+        changes["account"] = str(parse_node_id(changes["account"]))
+    directory = here(ctx)
+    with changing(directory):
+        save_globals(directory, msgspec.structs.replace(load_globals(directory), **changes))
+
+
+@provider.group("exe-unit")
+def exe_unit() -> None:
+    """The runtimes that can be offered."""
+
+
+@exe_unit.command("list")
+@click.option("--exe-unit-path", help="Runtime descriptors [EXE_UNIT_PATH, the built-in ones].")
+@json_option
+@click.pass_context
+def list_exe_units(ctx: click.Context, /, exe_unit_path: str | None, as_json: bool) -> None:
+    """List the runtimes and what they measure."""
+    rows = [runtime_row(descriptor) for descriptor in runtimes(exe_unit_path)]
+    if wants_json(ctx, as_json):
+        show_json(rows)
+        return
+    texts: list[dict[str, object]] = [
+        {**row, "counters": ", ".join(row["counters"].values())} for row in rows
+    ]
+    show_table(["name", "version", "counters", "description"], texts)
+
+
+@provider.command()
+@json_option
+@click.pass_context
+def status(ctx: click.Context, /, as_json: bool) -> None:
+    """Show whether the agent runs, what it offers, and what is promised to whom."""
+    from shem.cli.provider_status import agreements_of, status_of
+
+    directory = here(ctx)
+    shown, agreements = status_of(directory), agreements_of(directory)
+    if wants_json(ctx, as_json):
+        show_json({**shown, "agreements": agreements})
+        return
+    show_fields({**shown, "presets": ", ".join(shown["presets"] or ()) or None})
+    if agreements:
+        click.echo()
+        columns = ["agreement", "state", "runtime", "threads", "memory", "storage", "activities"]
+        show_table(columns, agreements)

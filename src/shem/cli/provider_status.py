@@ -1,0 +1,90 @@
+"""What `shem provider status` shows, read from the files and the store beside the agent."""
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Any, Final
+
+from shem.exeunit.agreement import flatten
+from shem.kernel import times
+from shem.kernel.errors import StorageFault
+from shem.provider.activities import RUNTIME_NAME
+from shem.provider.agent import DATABASE_NAME
+from shem.provider.config import DEFAULT_SUBNET, load_globals
+from shem.provider.hardware import load_profiles
+from shem.provider.ledger import resources_of
+from shem.provider.presets import load_presets
+from shem.store.datadir import LOCK_FILE
+
+ROWS_MAX: Final = 1_000
+BUSY_MS: Final = 2_000
+_AGREEMENTS: Final = (
+    "SELECT agreement_id, state, body, expires_ns, "
+    "(SELECT COUNT(*) FROM agent_activity WHERE agent_activity.agreement_id = "
+    "agent_agreement.agreement_id AND agent_activity.state <> 'ended') AS activities "
+    f"FROM agent_agreement WHERE state <> 'ended' ORDER BY created_ns LIMIT {ROWS_MAX}"
+)
+
+
+def status_of(directory: Path) -> dict[str, Any]:
+    """Return who runs here and what is offered."""
+    who, presets = load_globals(directory), load_presets(directory)
+    profiles = load_profiles(directory)
+    return {
+        "dataDir": str(directory),
+        "running": is_running(directory),
+        "nodeName": who.node_name,
+        "subnet": who.subnet or DEFAULT_SUBNET,
+        "presets": None if presets is None else list(presets.active),
+        "profile": None if profiles is None else profiles.active,
+    }
+
+
+def is_running(directory: Path) -> bool:
+    """Whether an agent holds the data directory."""
+    try:
+        lock = os.open(directory / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def agreements_of(directory: Path) -> list[dict[str, object]]:
+    """Return the agreements in force and what each of them holds of the machine."""
+    import apsw
+
+    path = directory / DATABASE_NAME
+    if not path.exists():
+        return []
+    try:
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+        connection.set_busy_timeout(BUSY_MS)
+        try:
+            rows = list(connection.execute(_AGREEMENTS))
+        finally:
+            connection.close()
+    except apsw.Error as error:
+        raise StorageFault(f"{path} cannot be read: {error}") from error
+    return [_row(*row) for row in rows]
+
+
+def _row(agreement_id: str, state: str, body: str, expires_ns: int, activities: int) -> Any:
+    offer = flatten(json.loads(body)["agreement"]["offer"]["properties"])
+    held = resources_of(offer)
+    return {
+        "agreement": agreement_id,
+        "state": state,
+        "runtime": offer.get(RUNTIME_NAME),
+        "threads": held.threads,
+        "memory": held.memory_gib,
+        "storage": held.storage_gib,
+        "activities": activities,
+        "expires": times.to_rfc3339(expires_ns),
+    }

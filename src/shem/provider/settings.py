@@ -1,0 +1,105 @@
+"""What the operator's files say, read together, and read again when one of them has changed.
+
+A file that cannot be used stops an agent from starting, and a running one from changing anything:
+it says so and goes on with what it had.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from shem.kernel.errors import UsageError
+from shem.provider import access, hardware, presets
+from shem.provider.access import Access, load_access
+from shem.provider.config import GLOBALS_NAME, Globals, load_globals
+from shem.provider.descriptor import Descriptor
+from shem.provider.files import changing
+from shem.provider.hardware import Machine, Profile, default_profiles, load_profiles, save_profiles
+from shem.provider.presets import Preset, Presets, load_presets, save_presets
+
+FILES: Final = (GLOBALS_NAME, presets.FILE_NAME, hardware.FILE_NAME, access.FILE_NAME)
+
+Fingerprint = tuple[tuple[int, int, int], ...]
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All files."""
+
+    globals: Globals
+    presets: Presets
+    profile: Profile
+    access: Access
+
+
+def load_settings(data_dir: Path, descriptors: Sequence[Descriptor], machine: Machine) -> Settings:
+    """Read all files, and make those that a provider cannot be without."""
+    with changing(data_dir):
+        found = load_presets(data_dir)
+        if found is None:
+            found = new_presets(descriptors)
+            save_presets(data_dir, found)
+        profiles = load_profiles(data_dir)
+        if profiles is None:
+            profiles = default_profiles(machine)
+            save_profiles(data_dir, profiles)
+    return Settings(
+        load_globals(data_dir), found, profiles.profiles[profiles.active], load_access(data_dir)
+    )
+
+
+def new_presets(descriptors: Sequence[Descriptor]) -> Presets:
+    """Return what a new provider offers: every runtime, for nothing."""
+    found = Presets()
+    for descriptor in descriptors:
+        free = dict.fromkeys(descriptor.priced, 0.0)
+        made = Preset(descriptor.name, descriptor.name, usage_coeffs=free)
+        if all(other.name != made.name for other in found.all):
+            found = found.created(made).activated(made.name)
+    return found
+
+
+class SettingsWatch:
+    """Notices that a file has changed."""
+
+    def __init__(self, data_dir: Path, descriptors: Sequence[Descriptor], machine: Machine) -> None:
+        self._data_dir = data_dir
+        self._descriptors = descriptors
+        self._machine = machine
+        self._seen: Fingerprint | None = None
+
+    def load(self) -> Settings:
+        """Read all files; UsageError when one cannot be used."""
+        settings = load_settings(self._data_dir, self._descriptors, self._machine)
+        self._seen = self._look()
+        return settings
+
+    def changed(self) -> Settings | None:
+        """Return the settings if a file has changed since they were read and all can be used."""
+        now = self._look()
+        if now == self._seen:
+            return None
+        self._seen = now
+        try:
+            return self.load()
+        except UsageError as error:
+            log.warning(
+                "settings.unusable", reason=error.message, note="going on with the old ones"
+            )
+            return None
+
+    def _look(self) -> Fingerprint:
+        found = []
+        for name in FILES:
+            try:
+                status = (self._data_dir / name).stat()
+            except OSError:
+                found.append((0, 0, 0))
+            else:
+                found.append((status.st_ino, status.st_mtime_ns, status.st_size))
+        return tuple(found)
