@@ -107,6 +107,12 @@ class RowMarket:
         assert role is not None
         return self.rows.get((agreement_id, role))
 
+    async def take_up(self, who: Caller, agreement_id: str, provider: NodeId) -> AgreementRow:
+        row = self.rows[agreement_id, Role.REQUESTOR]
+        if (who.node_id, provider) != (row.requestor, row.provider):
+            raise NotFound(f"Agreement [{agreement_id}] not found.")
+        return row
+
     def on_agreement_end(self, fn: Callable[[str], None]) -> None:
         self._listeners = [fn]
 
@@ -142,7 +148,13 @@ class LossyNet:
         return []
 
     async def send(
-        self, target: NodeId, channel: Channel, message: bytes, *, timeout_s: float
+        self,
+        target: NodeId,
+        channel: Channel,
+        message: bytes,
+        *,
+        timeout_s: float,
+        sender: NodeId | None = None,
     ) -> None:
         packet = decode_packet(message)
         if isinstance(packet, CallRequest):
@@ -153,7 +165,7 @@ class LossyNet:
         if self.drops(packet, name):
             self.lost.append(name)
             return
-        await self.net.send(target, channel, message, timeout_s=timeout_s)
+        await self.net.send(target, channel, message, timeout_s=timeout_s, sender=sender)
 
 
 def requests(*names: str, times: int = 1_000) -> Drops:
@@ -232,6 +244,12 @@ class Node:
         await self.stop()
         await self.start()
 
+    async def restart_empty(self) -> None:
+        """Start again with another, empty database, as a new machine does."""
+        await self.stop()
+        self._path = self._path.with_name(f"new-{self._path.name}")
+        await self.start()
+
 
 @dataclass
 class RunningBatch:
@@ -271,7 +289,7 @@ class ExeUnit:
             "GsbHttpCallMessage": self._http,
         }
         if not self._legacy:
-            served["ResolveBatch"] = self._resolve
+            served |= {"ResolveBatch": self._resolve, "ListBatches": self._list}
         handlers = {name: typed(fn, _payload) for name, fn in served.items()}
 
         async def dispatch(call: Call) -> bytes:
@@ -374,6 +392,15 @@ class ExeUnit:
         if batch_id not in self.batches:
             self.never.add(batch_id)
         return {"accepted": batch_id in self.batches}
+
+    async def _list(self, _call: Call, body: Any) -> object:
+        """Name two batches at a time."""
+        first = body["from"]
+        page = [
+            {"batchId": name, "script": batch.script, "acceptedNs": EPOCH_NS + number}
+            for number, (name, batch) in enumerate(self.batches.items())
+        ][first : first + 2]
+        return {"batches": page, "total": len(self.batches)}
 
     async def _running(self, _call: Call, _body: object) -> object:
         return [{"command": "Run", "progress": None, "params": []}]

@@ -23,7 +23,7 @@ K1, K2 = bytes(32), bytes([1]) * 32
 def end(own=A, peer=B, keys=(K1, K2), numbers=(1, 2), now=0.0):
     return Channel(
         Agreed(
-            own_id=own,
+            own_ids=(own,),
             own_number=numbers[0],
             peer_ids=(peer,),
             peer_number=numbers[1],

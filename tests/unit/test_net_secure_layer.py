@@ -9,6 +9,7 @@ from shem.kernel.caller import Assurance
 from shem.kernel.config import Encryption
 from shem.kernel.world import SeededRng
 from shem.net import outputs as out
+from shem.net.keyring import Keyring
 from shem.net.registry import Registry
 from shem.net.secure.channel import REJECT_AFTER_S, RENEW_AFTER_S
 from shem.net.secure.greetings import (
@@ -45,7 +46,7 @@ class Node:
         self.registry = Registry()
         self.secure = Secure(
             wire.rng,
-            keys or [key],
+            Keyring(keys or [key]),
             way=self,
             registry=self.registry,
             policy=policy,

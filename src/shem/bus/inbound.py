@@ -9,7 +9,7 @@ have code 400 and a text (§9.3).
 
 import re
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence, Set
 from contextlib import aclosing
 from typing import Final, Protocol
 
@@ -41,16 +41,22 @@ class Network(Protocol):
     def on_message(self, fn: Callable[[Peer, Channel, bytes], None]) -> None: ...
     def on_lost(self, fn: Callable[[NodeId, Channel], None]) -> None: ...
     async def send(
-        self, target: NodeId, channel: Channel, message: bytes, *, timeout_s: float
+        self,
+        target: NodeId,
+        channel: Channel,
+        message: bytes,
+        *,
+        timeout_s: float,
+        sender: NodeId | None = None,
     ) -> None: ...
     def default_of(self, node_id: NodeId) -> NodeId: ...
     async def broadcast_targets(self) -> Sequence[NodeId]: ...
 
 
 class Inbound:
-    """Answers the calls of peers from the bus."""
+    """Answers the calls of peers from the bus; `own` is what the node's identities are just now."""
 
-    def __init__(self, bus: Bus, net: Network, own: frozenset[NodeId], tasks: TaskScope) -> None:
+    def __init__(self, bus: Bus, net: Network, own: Set[NodeId], tasks: TaskScope) -> None:
         self._bus = bus
         self._net = net
         self._own = own

@@ -58,13 +58,16 @@ class _Asked:
 
 
 class RemoteBus:
-    """Joins a bus to the net; `identities` are the node's own, default first."""
+    """Joins a bus to the net; `identities` are the node's own, default first.
+
+    Further ones may come and go; the default one stays.
+    """
 
     def __init__(self, bus: Bus, net: Network, identities: Sequence[NodeId], *, rng: Rng) -> None:
         self._bus = bus
         self._net = net
         self._default = identities[0]
-        self._own = frozenset(identities)
+        self._own = set(identities)
         self._pending: PendingCalls[_Asked] = PendingCalls(rng)
         self._broadcasts: list[Callable[[Peer, BroadcastRequest], None]] = []
         self._tasks = TaskScope()
@@ -91,6 +94,15 @@ class RemoteBus:
             self._bindings.pop().close()
         self._pending.fail(Unreachable("the node is shutting down"))
         await self._tasks.__aexit__(kind, error, trace)
+
+    def add_identity(self, node_id: NodeId) -> None:
+        """Call as this identity too, and answer what is for it."""
+        self._own.add(node_id)
+
+    def remove_identity(self, node_id: NodeId) -> None:
+        """Neither call as this identity any more nor answer for it."""
+        if node_id != self._default:
+            self._own.discard(node_id)
 
     def on_broadcast(self, fn: Callable[[Peer, BroadcastRequest], None]) -> None:
         """Hear the broadcasts of peers whose stated caller is their default identity."""
@@ -134,15 +146,21 @@ class RemoteBus:
     ) -> AsyncGenerator[Reply, None]:
         if call.no_reply:
             request = CallRequest(own, address, self._pending.new_request_id(), call.data, True)
-            await self._net.send(target, channel, encode_packet(request), timeout_s=call.timeout_s)
+            await self._send(call, own, target, channel, request)
             return
         with self._pending.open(_Asked(target, channel)) as pending:
             request = CallRequest(own, address, pending.request_id, call.data)
-            await self._net.send(target, channel, encode_packet(request), timeout_s=call.timeout_s)
+            await self._send(call, own, target, channel, request)
             pending.asked.default = self._net.default_of(target)  # the route has taught it
             async with aclosing(pending.replies()) as replies:
                 async for reply in replies:
                     yield reply
+
+    async def _send(
+        self, call: Call, own: NodeId, target: NodeId, channel: Channel, request: CallRequest
+    ) -> None:
+        packet = encode_packet(request)
+        await self._net.send(target, channel, packet, timeout_s=call.timeout_s, sender=own)
 
     def _lost(self, peer: NodeId, channel: Channel) -> None:
         error = Unreachable(f"the connection to {peer} broke before its answer")

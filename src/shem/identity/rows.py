@@ -9,7 +9,8 @@ from shem.kernel.errors import NotFound
 from shem.kernel.ids import NodeId
 from shem.store.unit import Row, Store, Unit
 
-IDENTITIES_MAX: Final = 100
+IDENTITIES_MAX: Final = 64
+"""As many as peers read in one handshake."""
 
 _SELECT: Final = "SELECT node_id, keystore, alias, is_default, is_deleted FROM identity"
 _EVERY: Final = f"{_SELECT} ORDER BY is_default DESC, is_deleted, created_ns, node_id LIMIT :limit"

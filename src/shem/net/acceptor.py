@@ -5,16 +5,15 @@ a peer that restarted must not have to wait. Nothing changes before its proof is
 are kept, and sent again when a request is repeated. Pure.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from shem.identity.keys import PrivateKey
 from shem.identity.proof import prove, sign_solution
 from shem.kernel.errors import PeerError
 from shem.kernel.ids import NodeId, node_id_from_bytes
 from shem.kernel.rates import RateLimit
 from shem.net.dialler import P2P_DIFFICULTY, Established
+from shem.net.keyring import Keyring
 from shem.net.outputs import Address
 from shem.net.post import Post
 from shem.wire import relay as r
@@ -45,7 +44,7 @@ class _Incoming:
 class Acceptor:
     """All tries of peers, one per address."""
 
-    def __init__(self, post: Post, keys: Sequence[PrivateKey]) -> None:
+    def __init__(self, post: Post, keys: Keyring) -> None:
         self._post = post
         self._keys = keys
         self._incoming: dict[Address, _Incoming] = {}
@@ -131,10 +130,11 @@ class Acceptor:
         result: Established | None = None
         if known.answer is None:
             proven = prove(known.challenge, P2P_DIFFICULTY, proof.solution, proof.signatures)
-            if proven[0].node_id == self._keys[0].node_id:
+            if proven[0].node_id == self._keys.default_id:
                 raise PeerError("a node with our own identity dials us")
             known.answer = r.Session(challenge_resp=self._solve(known.asked))
-            result = Established(source, session_id, proven, is_initiator=False)
+            own_ids = self._keys.ids
+            result = Established(source, session_id, proven, own_ids, is_initiator=False)
         self._post.respond(session_id, request_id, known.answer, source, code=r.Code.OK)
         return result
 
@@ -144,7 +144,7 @@ class Acceptor:
         solver = Solver(asked.challenge, asked.difficulty)
         while (solution := solver.step()) is None:
             pass
-        return r.ChallengeResponse(solution, sign_solution(solution, self._keys))
+        return r.ChallengeResponse(solution, sign_solution(solution, self._keys.keys))
 
 
 def claimed_node(body: r.Session) -> NodeId | None:

@@ -10,7 +10,7 @@
 * Disconnected is obeyed from the session it names, and a mere hint from everybody else.
 """
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Set
 from typing import Final
 
 import structlog
@@ -24,6 +24,8 @@ from shem.kernel.rates import RateLimit
 from shem.kernel.world import Rng
 from shem.net.acceptor import Acceptor, claimed_node
 from shem.net.dialler import DialFailed, Dialler, Established, Greet, Prove
+from shem.net.introductions import Introductions
+from shem.net.keyring import Keyring
 from shem.net.outputs import (
     Address,
     ChannelUp,
@@ -75,7 +77,7 @@ class NodeCore:
     def __init__(
         self,
         rng: Rng,
-        keys: Sequence[PrivateKey],
+        keys: Iterable[PrivateKey],
         *,
         relay: Address | None,
         own_addresses: frozenset[Address] = frozenset(),
@@ -85,22 +87,23 @@ class NodeCore:
         self._now = 0.0
         self.is_watched = False
         """Somebody wants to know what passes inside encrypted channels, too."""
-        self._own_id = keys[0].node_id
+        self.keys = keys if isinstance(keys, Keyring) else Keyring(keys)
+        self._own_id = self.keys.default_id
         self._post = Post(rng)
-        self._dialler = Dialler(self._post, keys)
-        self._acceptor = Acceptor(self._post, keys)
-        self.link = RelayLink(self._post, self._dialler, relay)
+        self._dialler = Dialler(self._post, self.keys)
+        self._acceptor = Acceptor(self._post, self.keys)
+        self.link = RelayLink(self._post, self._dialler, self.keys, relay)
         self.router = Router(
             self._post,
             dialler=self._dialler,
             acceptor=self._acceptor,
             link=self.link,
-            own_ids=frozenset(key.node_id for key in keys),
+            keys=self.keys,
             own_addresses=own_addresses,
         )
         self._secure = Secure(
             rng,
-            keys,
+            self.keys,
             way=self.router,
             registry=self.router.registry,
             policy=encryption,
@@ -108,6 +111,9 @@ class NodeCore:
         )
         self._guard = SessionGuard(self._post, self.router, self._dialler, self._secure)
         self._slots = SlotQuestions(self._post)
+        self._introductions = Introductions(
+            self.keys, self._secure, self.router, self._dialler, self.link
+        )
         self._roaming = Roaming(
             dialler=self._dialler, link=self.link, router=self.router, guard=self._guard
         )
@@ -149,20 +155,19 @@ class NodeCore:
         kind = Sealed.UNRELIABLE if flags & UNRELIABLE else Sealed.STREAM
         self._secure.send(self.router.registry.default_of(node_id), kind, payload, now)
 
-    def connect(self, node_id: NodeId, now: float) -> None:
+    def connect(self, node_id: NodeId, now: float, sender: NodeId | None = None) -> None:
         """Make a route, and a channel where the peer can; answered by RouteUp or RouteFailed."""
         self._now = now
-        self._secure.connect(node_id, now)
+        self._introductions.connect(node_id, now, sender)
 
-    def is_ready(self, node_id: NodeId, now: float) -> bool:
-        """Tell whether packets to this identity leave at once, and to nobody else."""
-        default = self.router.registry.default_of(node_id)
-        if self.router.route_of(default) is None or not self._secure.is_ready(default, now):
-            return False
-        proven = self._secure.identities_of(default, now)
-        if proven is None and (session := self.router.sessions.find(default)) and session.peer:
-            proven = session.peer.identities
-        return proven is None or node_id in proven
+    def is_ready(self, node_id: NodeId, now: float, sender: NodeId | None = None) -> bool:
+        """Tell whether packets to this identity leave at once, to nobody else, known as ours."""
+        return self._introductions.is_ready(node_id, now, sender)
+
+    def on_own_changed(self, now: float) -> None:
+        """What is in `keys` has changed."""
+        self._now = now
+        self._introductions.on_own_changed(now)
 
     def is_encrypted(self, node_id: NodeId, now: float) -> bool:
         return self._secure.has_channel(node_id, now)
@@ -303,7 +308,7 @@ class NodeCore:
 
     def _on_relayed_forward(self, forward: Forward, now: float) -> None:
         session = self.link.session
-        if session is None or session.session_id != forward.session_id or not forward.slot:
+        if session is None or not self.link.names(forward.session_id) or not forward.slot:
             return
         session.heard(len(forward.payload), now)
         info = self.router.registry.by_slot(forward.slot)
@@ -361,12 +366,11 @@ class NodeCore:
         """Answer anybody; but tell those who believe in a session that we do not have."""
         assert isinstance(packet.content, r.Request)
         sid = packet.session_id
-        relay = self.link.session
         at_source = self.router.sessions.by_address.get(source)
         is_known = (
             session is not None
             or (at_source is not None and at_source.is_named(sid))
-            or (relay is not None and relay.session_id == sid)  # the public-address check
+            or self.link.names(sid)  # the public-address check
             or self._dialler.is_dialling(source)
             or self._acceptor.holds(source, sid)
         )
@@ -478,10 +482,9 @@ class NodeCore:
             return
         self._dialler.cancel(address)
         is_initiator = established.is_initiator
-        session = Session(
-            address, sid, peer, now, now, is_initiator=is_initiator, may_send=is_initiator
-        )
-        if established.is_initiator:
+        session = Session(address, sid, peer, now, now, established.own_ids, is_initiator)
+        session.may_send = is_initiator
+        if is_initiator:
             self._post.control(sid, r.ResumeForwarding(), address)
             for delay in RESUME_AGAIN_S:
                 self._post.control(sid, r.ResumeForwarding(), address, at=now + delay)
@@ -499,12 +502,12 @@ class NodeCore:
         return (
             known is not None
             and not known.is_doubted
-            and known.peer == peer
+            and (known.peer, known.own_ids) == (peer, established.own_ids)
             and known.is_initiator is we_are_smaller
             and not known.is_older_than(CROSSING_S, now)
         )
 
-    def _on_registered(self, response: r.Response, now: float) -> None:
+    def _on_registered(self, response: r.Response | None, now: float) -> None:
         self.link.on_registered(response, now)
         if self.link.is_up:
             self._roaming.on_registered(now)
@@ -562,7 +565,7 @@ class NodeCore:
             case purpose if purpose is Neighbourhood:
                 self._post.emit(NeighboursFound(None))
             case purpose if purpose is RegisterUs:
-                self.link.lost(now, "no answer to Register")
+                self._on_registered(None, now)
 
     # --- keeping alive
 

@@ -12,15 +12,14 @@ then shows that it has sent one, and that it was lost. Pure but for the hashing,
 slices.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from shem.identity.keys import PrivateKey
 from shem.identity.proof import ProvenIdentity, prove, sign_solution
 from shem.kernel.errors import PeerError
 from shem.kernel.ids import NodeId, node_id_to_bytes
+from shem.net.keyring import Keyring
 from shem.net.outputs import Address
 from shem.net.post import Post
 from shem.net.requests import Answer, Pattern
@@ -87,6 +86,8 @@ class Established:
     address: Address
     session_id: bytes
     proven: tuple[ProvenIdentity, ...]
+    own_ids: frozenset[NodeId]
+    """What we have proven."""
     is_initiator: bool
 
 
@@ -113,6 +114,8 @@ class _Attempt:
     silent_max: int = SILENT_ATTEMPTS_MAX
     stage: Stage = Stage.GREETING
     session_id: bytes = b""
+    own_ids: frozenset[NodeId] = frozenset()
+    """What our proof says, once it is sent."""
     last_id: bytes = b""
     """The last session that the peer has offered."""
     proved_at: float = 0.0
@@ -124,19 +127,25 @@ class _Attempt:
     has_yielded: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _GivenUp:
+    """What a late answer to a proof of ours would be judged by."""
+
+    target: NodeId
+    challenge: bytes
+    own_ids: frozenset[NodeId]
+
+
 class Dialler:
     """All own handshake attempts, one per address."""
 
-    def __init__(self, post: Post, keys: Sequence[PrivateKey]) -> None:
+    def __init__(self, post: Post, keys: Keyring) -> None:
         self._post = post
         self._keys = keys
         self._attempts: dict[Address, _Attempt] = {}
         self._now = 0.0
-        self._given_up: dict[tuple[Address, bytes], tuple[NodeId, bytes]] = {}
-        """Whom we sent our proof to in vain, and our challenge, by address and session id."""
-        self._identities = tuple(
-            r.Identity(key.public_key, node_id_to_bytes(key.node_id)) for key in keys
-        )
+        self._given_up: dict[tuple[Address, bytes], _GivenUp] = {}
+        """Whom we sent our proof to in vain, by address and session id."""
 
     def dial_relay(self, address: Address, now: float) -> None:
         self._greet(_Attempt(address, None, b""), now)
@@ -228,16 +237,16 @@ class Dialler:
         A yagna that proves itself has made the session, and ignores everything else that we say
         until it is resumed, our next greeting and our goodbye to this one included.
         """
-        target, challenge = self._given_up.pop((address, session_id), (None, b""))
-        if target is None or self.has_answered(address):
+        given_up = self._given_up.pop((address, session_id), None)
+        if given_up is None or self.has_answered(address):
             return None
         try:
-            proven = prove(challenge, P2P_DIFFICULTY, proof.solution, proof.signatures)
+            proven = prove(given_up.challenge, P2P_DIFFICULTY, proof.solution, proof.signatures)
         except PeerError:
             return None
-        if proven[0].node_id != target:
+        if proven[0].node_id != given_up.target:
             return None
-        return Established(address, session_id, proven, is_initiator=True)
+        return Established(address, session_id, proven, given_up.own_ids, is_initiator=True)
 
     def on_unanswered(
         self, address: Address, now: float, *, is_dialling_us: bool = False
@@ -319,7 +328,10 @@ class Dialler:
         attempt.stage = Stage.GREETING
         attempt.session_id = b""
         ask = r.ChallengeRequest(attempt.challenge, P2P_DIFFICULTY) if attempt.challenge else None
-        body = r.Session(challenge_req=ask, identities=self._identities)
+        identities = tuple(
+            r.Identity(key.public_key, node_id_to_bytes(key.node_id)) for key in self._keys
+        )
+        body = r.Session(challenge_req=ask, identities=identities)
         pattern = RELAY_GREETING if attempt.target is None else PEER_GREETING
         self._post.requests.start(
             Greet(attempt.address), attempt.address, b"", body, pattern=pattern, now=now
@@ -351,7 +363,8 @@ class Dialler:
         for delay_s in RESUME_UNPROVEN_S if attempt.target is not None else ():
             notice = r.ResumeForwarding()
             self._post.control(attempt.session_id, notice, attempt.address, at=now + delay_s)
-        proof = r.ChallengeResponse(solution, sign_solution(solution, self._keys))
+        attempt.own_ids = self._keys.ids
+        proof = r.ChallengeResponse(solution, sign_solution(solution, self._keys.keys))
         self._post.requests.start(
             Prove(attempt.address),
             attempt.address,
@@ -370,7 +383,9 @@ class Dialler:
             if proven[0].node_id != attempt.target:
                 raise PeerError(f"{proven[0].node_id} answered instead")
         del self._attempts[attempt.address]
-        return Established(attempt.address, attempt.session_id, proven, is_initiator=True)
+        return Established(
+            attempt.address, attempt.session_id, proven, attempt.own_ids, is_initiator=True
+        )
 
     def _fail(self, attempt: _Attempt, reason: str) -> DialFailed:
         self.cancel(attempt.address, tell=True)
@@ -379,7 +394,9 @@ class Dialler:
     def _abort_at_peer(self, attempt: _Attempt, now: float) -> None:
         session_id = attempt.last_id or self._post.rng.token(r.SESSION_ID_SIZE)
         if attempt.target is not None and attempt.last_id:
-            self._given_up[attempt.address, session_id] = attempt.target, attempt.challenge
+            self._given_up[attempt.address, session_id] = _GivenUp(
+                attempt.target, attempt.challenge, attempt.own_ids
+            )
             if len(self._given_up) > GIVEN_UP_MAX:
                 del self._given_up[next(iter(self._given_up))]
         self._post.disconnect(session_id, attempt.address)
@@ -389,4 +406,4 @@ class Dialler:
 
     def _send_forget_me(self, attempt: _Attempt) -> None:
         if attempt.forget_me:
-            self._post.forget_me(node_id_to_bytes(self._keys[0].node_id), attempt.address)
+            self._post.forget_me(node_id_to_bytes(self._keys.default_id), attempt.address)

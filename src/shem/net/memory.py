@@ -139,7 +139,13 @@ class MemoryNet:
         self._on_peer_up.append(fn)
 
     async def send(
-        self, target: NodeId, channel: Channel, message: bytes, *, timeout_s: float
+        self,
+        target: NodeId,
+        channel: Channel,
+        message: bytes,
+        *,
+        timeout_s: float,
+        sender: NodeId | None = None,
     ) -> None:
         """Hand one message to the target's node; Unreachable when it is away or cut off."""
         limit = DATAGRAM_MESSAGE_MAX if channel is Channel.UNRELIABLE else MESSAGE_SIZE_MAX

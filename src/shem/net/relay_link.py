@@ -4,7 +4,9 @@
        ^---------- any failure or loss -----------/
 
 A lost session is replaced at once, then with exponential back-off; the cap is ten seconds, because
-a node that is back must be found again quickly, and one second while something waits for it. Pure.
+a node that is back must be found again quickly, and one second while something waits for it. When
+our identities change, a successor is made beside the session, which goes on until the relay has
+registered the successor. Pure.
 """
 
 from enum import StrEnum
@@ -12,7 +14,9 @@ from typing import Final
 
 import structlog
 
+from shem.kernel.ids import NodeId
 from shem.net.dialler import DialFailed, Dialler, Established
+from shem.net.keyring import Keyring
 from shem.net.outputs import Address, RelayDown, RelayUp
 from shem.net.post import Post
 from shem.net.registry import read_endpoints
@@ -27,6 +31,10 @@ AWAITED_MAX_S: Final = 1.0
 AWAITED_FOR_S: Final = 60.0
 """How long it counts as needed: callers rest up to half of that between two tries."""
 JITTER: Final = 0.3
+REFRESH_AGAIN_S: Final = 2.0
+"""When it is tried again to prove changed identities to the relay."""
+FAREWELL_S: Final = 4.0
+"""How long a session with a successor stays known at the relay: for what is under way."""
 
 log = structlog.get_logger()
 
@@ -48,13 +56,18 @@ class RegisterUs:
 class RelayLink:
     """One link; `address` is None for a node without a relay."""
 
-    def __init__(self, post: Post, dialler: Dialler, address: Address | None) -> None:
+    def __init__(
+        self, post: Post, dialler: Dialler, keys: Keyring, address: Address | None
+    ) -> None:
         self.address = address
         self.session: Session | None = None
         self.public_address: Address | None = None
         self.state = State.OFF
         self._post = post
         self._dialler = dialler
+        self._keys = keys
+        self._successor: Session | None = None
+        self._refresh_at: float | None = None
         self._backoff_s = 0.0
         self._retry_at = 0.0
         self._wanted_until = 0.0
@@ -62,6 +75,15 @@ class RelayLink:
     @property
     def is_up(self) -> bool:
         return self.state is State.UP
+
+    def names(self, session_id: bytes) -> bool:
+        """Tell whether the relay may use this id towards us."""
+        sessions = (self.session, self._successor)
+        return any(session is not None and session.is_named(session_id) for session in sessions)
+
+    def has_proven(self, node_id: NodeId) -> bool:
+        """Tell whether others can find this identity of ours at the relay."""
+        return self.is_up and self.session is not None and node_id in self.session.own_ids
 
     def start(self, now: float, address: Address | None = None) -> None:
         """Begin, at the address that may have become known only now."""
@@ -76,48 +98,102 @@ class RelayLink:
             self._post.disconnect(self.session.session_id, self.address)
         if self.address is not None:
             self._dialler.cancel(self.address)
+        self._drop_successor()
         self._cancel_requests()
         self.session = None
         self.state = State.OFF
 
+    def refresh(self, now: float) -> None:
+        """Prove our present identities to the relay, unless they are what it knows."""
+        is_busy = self._successor is not None or self.state is not State.UP
+        if is_busy or self.address is None or self._dialler.is_dialling(self.address):
+            return  # what is under way ends here again
+        assert self.session is not None
+        self._refresh_at = None
+        if self.session.own_ids != self._keys.ids:
+            self._dialler.dial_relay(self.address, now)
+
     def on_dialled(self, result: Established | DialFailed, now: float) -> None:
         if isinstance(result, DialFailed):
-            self._wait(now, result.reason)
+            if self.is_up:
+                self._refresh_at = now + REFRESH_AGAIN_S
+                self.doubt(now)
+            else:
+                self._wait(now, result.reason)
             return
-        self.session = Session(result.address, result.session_id, None, now, now)
-        self.state = State.REGISTERING
-        self._post.control(result.session_id, r.ResumeForwarding(), result.address)
+        new = Session(result.address, result.session_id, None, now, now, result.own_ids)
+        if self.is_up and self.session is not None:
+            self._successor = new
+            self._measure(self.session, now)  # the relay sees that both sessions are ours
+        else:
+            self.session = new
+            self.state = State.REGISTERING
+        self._post.control(new.session_id, r.ResumeForwarding(), new.address)
         self._post.requests.start(
-            RegisterUs, result.address, result.session_id, r.Register(), pattern=ASK, now=now
+            RegisterUs, new.address, new.session_id, r.Register(), pattern=ASK, now=now
         )
 
-    def on_registered(self, response: r.Response, now: float) -> None:
-        if response.code != r.Code.OK or not isinstance(response.body, r.Register):
-            self.lost(now, f"registration refused with code {response.code}")
+    def on_registered(self, response: r.Response | None, now: float) -> None:
+        """Take the answer to a Register; None when there was none."""
+        if response is None:
+            self._on_unregistered("no answer to Register", now)
             return
+        if response.code != r.Code.OK or not isinstance(response.body, r.Register):
+            self._on_unregistered(f"registration refused with code {response.code}", now)
+            return
+        if self._successor is not None:
+            self._succeed(self._successor, now)
         assert self.session is not None
         endpoints = read_endpoints(response.body.endpoints)
         self.public_address = endpoints[0] if endpoints else None
         self.state = State.UP
         self._backoff_s = 0.0
-        self._post.requests.start(
-            MeasureLatency(self.session.session_id),
-            self.session.address,
-            self.session.session_id,
-            r.Ping(),
-            pattern=LATENCY_PING,
-            now=now,
-        )
+        self._measure(self.session, now)
         log.info("relay.session_up", relay=self.address, public=self.public_address)
         self._post.emit(RelayUp(self.public_address))
+        self.refresh(now)  # they may have changed meanwhile
+
+    def _on_unregistered(self, reason: str, now: float) -> None:
+        if self._successor is None:
+            self.lost(now, reason)
+            return
+        log.info("relay.not_refreshed", relay=self.address, reason=reason)
+        self._drop_successor()
+        self._refresh_at = now + REFRESH_AGAIN_S
+        self.doubt(now)
+
+    def _succeed(self, successor: Session, now: float) -> None:
+        before = self.session
+        assert before is not None
+        self._cancel_checks(before)
+        farewell = r.Disconnected(session_id=before.session_id)
+        self._post.control(before.session_id, farewell, before.address, at=now + FAREWELL_S)
+        successor.former_id = before.session_id
+        self.session, self._successor = successor, None
+
+    def _drop_successor(self) -> None:
+        if self._successor is not None:
+            self._post.requests.cancel(RegisterUs)
+            self._post.disconnect(self._successor.session_id, self._successor.address)
+            self._successor = None
+
+    def _measure(self, session: Session, now: float) -> None:
+        purpose = MeasureLatency(session.session_id)
+        self._post.requests.cancel(purpose)
+        self._post.requests.start(
+            purpose, session.address, session.session_id, r.Ping(), pattern=LATENCY_PING, now=now
+        )
 
     def lost(self, now: float, reason: str) -> None:
         """Drop the session and make another one, at once when this one had been up."""
         if self.state is State.OFF or self.session is None or self.address is None:
             return
         self._post.disconnect(self.session.session_id, self.address)
+        self._drop_successor()
         self._cancel_requests()
         was_up = self.is_up
+        if was_up:
+            self._dialler.cancel(self.address)
         self.session = None
         if was_up:
             self._post.emit(RelayDown(reason))
@@ -177,9 +253,12 @@ class RelayLink:
         if self.state is State.WAITING and self._retry_at <= now and self.address is not None:
             self.state = State.HANDSHAKE
             self._dialler.dial_relay(self.address, now)
+        elif self._refresh_at is not None and self._refresh_at <= now:
+            self._refresh_at = None
+            self.refresh(now)
 
     def next_deadline(self) -> float | None:
-        return self._retry_at if self.state is State.WAITING else None
+        return self._retry_at if self.state is State.WAITING else self._refresh_at
 
     def _wait(self, now: float, reason: str) -> None:
         if self.state is State.OFF:
@@ -194,5 +273,8 @@ class RelayLink:
     def _cancel_requests(self) -> None:
         self._post.requests.cancel(RegisterUs)
         if self.session is not None:
-            self._post.requests.cancel(CheckAlive(self.session.session_id))
-            self._post.requests.cancel(MeasureLatency(self.session.session_id))
+            self._cancel_checks(self.session)
+
+    def _cancel_checks(self, session: Session) -> None:
+        self._post.requests.cancel(CheckAlive(session.session_id))
+        self._post.requests.cancel(MeasureLatency(session.session_id))

@@ -17,6 +17,7 @@ from shem.kernel.errors import PeerError
 from shem.kernel.ids import NodeId, node_id_to_bytes
 from shem.net.acceptor import Acceptor
 from shem.net.dialler import Dialler
+from shem.net.keyring import Keyring
 from shem.net.outputs import (
     Address,
     NodeFound,
@@ -105,7 +106,7 @@ class Router:
         dialler: Dialler,
         acceptor: Acceptor,
         link: RelayLink,
-        own_ids: frozenset[NodeId],
+        keys: Keyring,
         own_addresses: frozenset[Address],
     ) -> None:
         self.registry = Registry()
@@ -114,7 +115,7 @@ class Router:
         self._dialler = dialler
         self._acceptor = acceptor
         self._link = link
-        self._own_ids = own_ids
+        self._keys = keys
         self._own_addresses = own_addresses
         self._searches: dict[NodeId, _Search] = {}
         self._relayed: dict[NodeId, _Relayed] = {}
@@ -152,7 +153,7 @@ class Router:
     def connect(self, node_id: NodeId, now: float) -> _Search | None:
         """Search a route, unless there is one or a search already."""
         default = self.registry.default_of(node_id)
-        if default in self._own_ids or self.route_of(default):
+        if default in self._keys or self.route_of(default):
             return None
         if default in self._searches:
             return self._searches[default]
@@ -296,6 +297,10 @@ class Router:
             self._post.emit(RouteShaken(node_id))
 
     def on_relay_up(self, now: float) -> None:
+        session = self._link.session
+        assert session is not None
+        for relayed in self._relayed.values():  # of the session that this one succeeds
+            relayed.head = forward_head(session.session_id, relayed.slot)
         for search in tuple(self._searches.values()):
             if search.step is Step.RELAY:
                 self._look_up(search, now)

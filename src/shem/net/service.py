@@ -28,6 +28,7 @@ from shem.net import outputs as out
 from shem.net import streams as st
 from shem.net.assurance import StreamAssurance
 from shem.net.core import NodeCore
+from shem.net.keyring import Keyring
 from shem.net.neighbourhood import Neighbourhood
 from shem.net.secure.packets import SCHEME
 from shem.net.secure.pins import Pins
@@ -72,7 +73,10 @@ log = structlog.get_logger()
 
 
 class Net:
-    """See the module; `keys` are the node's identities, the default one first."""
+    """See the module; `keys` are the node's identities, the default one first.
+
+    The default one is the node's name, and stays; others may come and go while the net runs.
+    """
 
     def __init__(
         self,
@@ -86,8 +90,7 @@ class Net:
     ) -> None:
         self.default_id = keys[0].node_id
         self._world = world
-        self._keys = tuple(keys)
-        self._own_ids = frozenset(key.node_id for key in keys)
+        self._keys = Keyring(keys)
         self._bind = bind
         self._relay = relay
         self._encryption = encryption
@@ -174,19 +177,43 @@ class Net:
         """Have `fn` called whenever the relay has registered us anew."""
         self._on_online.append(fn)
 
+    # --- identities
+
+    def add_key(self, key: PrivateKey) -> None:
+        """Have one more identity, at once: found at the relay, and proven to whom it speaks."""
+        if self._keys.add(key):
+            self._on_own_changed()
+
+    def remove_key(self, node_id: NodeId) -> None:
+        """Have an identity no longer; the default one stays."""
+        if self._keys.remove(node_id):
+            self._on_own_changed()
+
+    def _on_own_changed(self) -> None:
+        log.info("net.identities_changed", count=len(self._keys.keys))
+        self._core.on_own_changed(self._now())
+        self._pump()
+
     # --- sending and finding
 
     async def send(
-        self, target: NodeId, channel: Channel, message: bytes, *, timeout_s: float
+        self,
+        target: NodeId,
+        channel: Channel,
+        message: bytes,
+        *,
+        timeout_s: float,
+        sender: NodeId | None = None,
     ) -> None:
         """Send one message, over a new session if need be; Unreachable or TimedOut.
 
-        Returning means that it is on its way, not that it has arrived.
+        Returning means that it is on its way, not that it has arrived. The receiver knows `sender`
+        as one of our identities by then; without one it is the default.
         """
         limit = DATAGRAM_MESSAGE_MAX if channel is Channel.UNRELIABLE else MESSAGE_SIZE_MAX
         if len(message) > limit:
             raise UsageError(f"a message of {len(message)} bytes; the limit is {limit}")
-        await self._ensure_route(target, timeout_s)
+        await self._ensure_route(target, timeout_s, sender)
         now = self._now()
         default = self._core.router.registry.default_of(target)
         if self.trace.is_on:
@@ -216,7 +243,7 @@ class Net:
 
     async def connect(self, node_id: NodeId) -> NodeInfo:
         """Make a route to a node and return what is known of it."""
-        await self._ensure_route(node_id, CONNECT_TIMEOUT_S)
+        await self._ensure_route(node_id, CONNECT_TIMEOUT_S, None)
         return await self.find(node_id)
 
     def seek(self, node_id: NodeId) -> None:
@@ -392,6 +419,7 @@ class Net:
                 if self._core.link.address:
                     self._whereabouts.note(self._core.link.address)
                 self._call(self._on_online)
+                self._recheck_routes()
             case out.RelayDown():
                 self._online.clear()
 
@@ -445,22 +473,29 @@ class Net:
 
     # --- waiting
 
-    async def _ensure_route(self, target: NodeId, timeout_s: float) -> None:
-        if self._core.is_ready(target, self._now()):
+    async def _ensure_route(self, target: NodeId, timeout_s: float, sender: NodeId | None) -> None:
+        if sender is not None and sender not in self._keys:
+            raise UsageError(f"{sender} is not an identity of this node")
+        if self._core.is_ready(target, self._now(), sender):
             return
-        if target in self._own_ids:
+        if target in self._keys:
             raise UsageError("a node sends nothing to itself over the net")
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not self._core.is_ready(target, self._now(), sender):
+                    await self._step_of_route(target, sender)
+        except TimeoutError:
+            raise TimedOut(f"no route to {target} after {timeout_s} s") from None
+
+    async def _step_of_route(self, target: NodeId, sender: NodeId | None) -> None:
         if sum(map(len, self._route_waiters.values())) >= WAITERS_MAX:
             raise Unreachable("too many senders wait for routes")
         waiter: asyncio.Future[None] = self._loop.create_future()
         self._route_waiters.setdefault(target, []).append(waiter)
-        self._core.connect(target, self._now())
+        self._core.connect(target, self._now(), sender)
         self._pump()
         try:
-            async with asyncio.timeout(timeout_s):
-                await waiter
-        except TimeoutError:
-            raise TimedOut(f"no route to {target} after {timeout_s} s") from None
+            await waiter
         finally:
             if waiters := self._route_waiters.get(target):
                 waiters.remove(waiter)
@@ -486,6 +521,14 @@ class Net:
                 else:
                     reason = f"{target} cannot be reached: {output.reason}"
                     waiter.set_exception(Unreachable(reason))
+
+    def _recheck_routes(self) -> None:
+        """The relay has registered us: what has waited for that goes on."""
+        for target, waiters in self._route_waiters.items():
+            if self._core.is_ready(target, self._now()):
+                for waiter in waiters:
+                    if not waiter.done():
+                        waiter.set_result(None)
 
     def _on_found(self, output: out.NodeFound) -> None:
         for waiter in self._info_waiters.pop(output.node_id, ()):

@@ -48,6 +48,8 @@ class Session:
     peer: Peer | None
     since: float
     last_seen: float
+    own_ids: frozenset[NodeId] = frozenset()
+    """What we have proven to the other end."""
     is_initiator: bool = True
     former_id: bytes = b""
     """The session that this one replaced on the same address: its packets may be under way."""

@@ -226,8 +226,8 @@ class RelayCore:
             case None:
                 return
             case body:
-                session = self.directory.sessions.get(sid)
-                if session is None or session.address != source:
+                session = self.directory.find_session(sid, source, now)
+                if session is None:
                     refusal = EMPTY_ANSWER[type(body)]
                     self._out.refuse("unknown session")
                     self._out.respond(sid, request.request_id, r.Code.UNAUTHORIZED, refusal, source)
@@ -302,12 +302,15 @@ class RelayCore:
     ) -> None:
         session.is_public = is_public
         is_new = not session.is_registered
-        self.directory.register(session)
+        is_succession = self.directory.register(session)
         for request_id in request_ids:
             self._out.reply(session, request_id, r.Code.OK, r.Register(endpoints(session)))
         if is_new:
             log.debug("relay.registered", node=session.node_id, slot=session.slot, public=is_public)
-            self._announce_return(session, now)
+            if is_succession:
+                self._announce_identities(session, now)
+            else:
+                self._announce_return(session, now)
 
     def _announce_return(self, session: RelaySession, now: float) -> None:
         """Tell those who had to do with the node that their sessions with it are stale.
@@ -317,10 +320,22 @@ class RelayCore:
         """
         self._announce(session.node_id, session.slot)
         self._out.emit(SendRelay(None, returned(session.node_id, session.slot)))
-        for slot, forwarded_at in self.directory.contacts.of(session.slot).items():
-            contact = self.directory.at_slot(slot)
-            if contact and forwarded_at and now - forwarded_at < FORWARDED_LATELY_S:
+        for slot in self._forwarded_lately(session, now):
+            if contact := self.directory.at_slot(slot):
                 self._gone(session, contact.node_id)
+
+    def _announce_identities(self, session: RelaySession, now: float) -> None:
+        """Have those who know the node by us alone look it up again: its identities changed.
+
+        Sessions that it has made with others are as good as before, and are left alone.
+        """
+        for slot in self._forwarded_lately(session, now):
+            if contact := self.directory.by_slot.get(slot.to_bytes(4, "big")):
+                self._gone(contact, session.node_id)
+
+    def _forwarded_lately(self, session: RelaySession, now: float) -> list[int]:
+        contacts = self.directory.contacts.of(session.slot)
+        return [slot for slot, at in contacts.items() if at and now - at < FORWARDED_LATELY_S]
 
     def _announce(self, node_id: NodeId, slot: int) -> None:
         """Tell the contacts that are at this relay."""

@@ -24,6 +24,9 @@ from shem.wire.forward import FORWARD_BYTE
 
 SESSION_EXPIRY_S: Final = 90.0
 """Without a sign of life; nodes ping every 15 s, and roaming ones must not linger."""
+REGISTER_WITHIN_S: Final = 10.0
+"""A session that stays unregistered for longer serves nobody: its node believes to be visible,
+since somebody has answered it in our name. Nodes register at once, for three seconds."""
 CONTACTS_MAX: Final = 256
 """Remembered per slot; the oldest is forgotten first."""
 BOOKS_MAX: Final = 2 * SESSIONS_MAX
@@ -47,6 +50,7 @@ class RelaySession(Registration):
     """One proven node at one address."""
 
     is_registered: bool = False
+    since: float = 0.0
     head: bytes = b""
     """How a Forward to this node begins."""
     slot_bytes: bytes = b""
@@ -58,6 +62,7 @@ class RelaySession(Registration):
     bucket: Bucket | None = None
 
     def __post_init__(self) -> None:
+        self.since = self.last_seen
         self.head = FORWARD_BYTE + self.session_id
         self.slot_bytes = self.slot.to_bytes(4, "big")
 
@@ -130,6 +135,16 @@ class Directory:
             host is not None and host.sessions >= SESSIONS_PER_HOST_MAX
         )
 
+    def find_session(self, sid: bytes, source: Address, now: float) -> RelaySession | None:
+        """Return the session of this id and address; one that failed to register is ended."""
+        session = self.sessions.get(sid)
+        if session is None or session.address != source:
+            return None
+        if not session.is_registered and now - session.since > REGISTER_WITHIN_S:
+            self.remove(session)
+            return None
+        return session
+
     def add(self, session: RelaySession) -> None:
         session.relay = self.relay
         session.host = self._hosts.setdefault(session.address[0], Host(session.address[0]))
@@ -151,16 +166,32 @@ class Directory:
             del self.by_slot[session.slot_bytes]
             self.contacts.went(session.slot, session.last_seen)
 
-    def register(self, session: RelaySession) -> None:
-        """Make it visible, in place of an earlier session of the same node."""
+    def register(self, session: RelaySession) -> bool:
+        """Make it visible, in place of an earlier session of the same node.
+
+        Tell whether the node itself replaces a session that it still holds: one that spoke after
+        the new one was proven, from the same address. It is not found any more, and lives on
+        until the node takes its leave.
+        """
         if session.is_registered:
-            return
-        if earlier := self.by_slot.get(session.slot_bytes):
+            return False
+        earlier = self.by_slot.get(session.slot_bytes)
+        is_succession = (
+            earlier is not None
+            and earlier.address == session.address
+            and earlier.last_seen > session.since
+        )
+        if earlier is not None and is_succession:
+            self.registry.withdraw(earlier)
+            earlier.is_registered = False
+            earlier.since = earlier.last_seen
+        elif earlier is not None:
             self.remove(earlier)
         session.is_registered = True
         self.registry.publish(session)
         self.by_slot[session.slot_bytes] = session
         self.contacts.came(session.slot)
+        return is_succession
 
     def find(self, node_id: NodeId) -> Registration | None:
         """Return the newest registration of this identity, at whichever relay."""

@@ -30,7 +30,8 @@ REJECT_AFTER_PACKETS: Final = 1 << 48
 class Agreed:
     """What a handshake ended with."""
 
-    own_id: NodeId
+    own_ids: tuple[NodeId, ...]
+    """Identities that we have proven, the default one first."""
     own_number: int
     peer_ids: tuple[NodeId, ...]
     """Proven identities of the peer, the default one first."""
@@ -58,7 +59,7 @@ class Channel:
     )
 
     def __init__(self, agreed: Agreed, now: float) -> None:
-        own, peer = node_id_to_bytes(agreed.own_id), node_id_to_bytes(agreed.peer_ids[0])
+        own, peer = node_id_to_bytes(agreed.own_ids[0]), node_id_to_bytes(agreed.peer_ids[0])
         self.agreed = agreed
         self.identities = frozenset(agreed.peer_ids)
         self.since = now

@@ -6,13 +6,13 @@ is here waits a little. Spec: docs/protocol/encryption.md §2.3.
 """
 
 from collections import deque
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Final
 
-from shem.identity.keys import PrivateKey
 from shem.kernel.ids import NodeId
 from shem.kernel.world import Rng
+from shem.net.keyring import Keyring
 from shem.net.secure.handshake import Initiator, Responder
 from shem.net.secure.noise import KEY_SIZE, KeyPair
 from shem.net.secure.packets import NUMBER_LIMIT, Hello, wrap_hello
@@ -62,9 +62,9 @@ class HalfOpen:
 class Greetings:
     """All handshakes of a node; its static key lives as long as the process."""
 
-    def __init__(self, rng: Rng, keys: Sequence[PrivateKey]) -> None:
+    def __init__(self, rng: Rng, keys: Keyring) -> None:
         self._rng = rng
-        self._keys = tuple(keys)
+        self._keys = keys
         self._static = KeyPair(rng.token(KEY_SIZE))
         self._attempts: dict[NodeId, Attempt] = {}
         self._by_number: dict[int, Attempt] = {}
@@ -81,7 +81,7 @@ class Greetings:
 
     def begin(self, target: NodeId, number: int, now: float) -> None:
         ephemeral = KeyPair(self._rng.token(KEY_SIZE))
-        initiator = Initiator(self._keys, target, number, self._static, ephemeral)
+        initiator = Initiator(self._keys.keys, target, number, self._static, ephemeral)
         request_id = str(self._rng.below(REQUEST_ID_LIMIT))
         message = wrap_hello(initiator.hello, request_id)
         attempt = Attempt(target, initiator, request_id, message, now)
@@ -123,7 +123,7 @@ class Greetings:
             if known.hello == hello:
                 return known.answer
         ephemeral = KeyPair(self._rng.token(KEY_SIZE))
-        responder = Responder(self._keys, hello, number, self._static, ephemeral)
+        responder = Responder(self._keys.keys, hello, number, self._static, ephemeral)
         if len(theirs) >= HALF_OPEN_PER_PEER_MAX:
             del self._half_open[theirs[0].number]
         if len(self._half_open) >= HALF_OPEN_MAX:

@@ -57,7 +57,7 @@ class Initiator:
         finish = HEAD.pack(FINISH, number) + noise.write(proof.sign(to_sign, self._keys))
         send_key, receive_key = noise.split()
         agreed = Agreed(
-            own_id=self.hello.initiator,
+            own_ids=tuple(key.node_id for key in self._keys),
             own_number=self.hello.number,
             peer_ids=peer_ids,
             peer_number=number,
@@ -84,7 +84,7 @@ class Responder:
             raise PeerError(f"a Hello to {hello.target} came here")
         self.hello = hello
         self.number = number
-        self._own_id = keys[0].node_id
+        self._own_ids = tuple(key.node_id for key in keys)
         self._prologue = LABEL + hello.prologue
         fresh = Handshake(
             is_initiator=False, prologue=self._prologue, static=static, ephemeral=ephemeral
@@ -103,7 +103,7 @@ class Responder:
             raise PeerError(f"{peer_ids[0]} says Hello as {self.hello.initiator}")
         send_key, receive_key = noise.split()
         return Agreed(
-            own_id=self._own_id,
+            own_ids=self._own_ids,
             own_number=self.number,
             peer_ids=peer_ids,
             peer_number=self.hello.number,

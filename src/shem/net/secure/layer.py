@@ -11,13 +11,11 @@ Rules (docs/protocol/encryption.md §5):
 * a packet under an unknown number makes us say Hello, no more: the peer or we have restarted.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 import structlog
 
-from shem.identity.keys import PrivateKey
 from shem.kernel.caller import Assurance
 from shem.kernel.config import Encryption
 from shem.kernel.errors import PeerError
@@ -25,6 +23,7 @@ from shem.kernel.ids import NodeId
 from shem.kernel.rates import RateLimit
 from shem.kernel.world import Rng
 from shem.net import outputs as out
+from shem.net.keyring import Keyring
 from shem.net.registry import Registry
 from shem.net.secure.channel import Channel
 from shem.net.secure.greetings import Attempt, Greetings
@@ -99,14 +98,14 @@ class Secure:
     def __init__(
         self,
         rng: Rng,
-        keys: Sequence[PrivateKey],
+        keys: Keyring,
         *,
         way: Way,
         registry: Registry,
         policy: Encryption,
         pins: Pins | None = None,
     ) -> None:
-        self._own_ids = frozenset(key.node_id for key in keys)
+        self._keys = keys
         self._way = way
         self._registry = registry
         self._trust = Trust(policy, pins or Pins())
@@ -128,17 +127,32 @@ class Secure:
             or self._trust.is_legacy(node_id, now)
         )
 
-    def identities_of(self, node_id: NodeId, now: float) -> frozenset[NodeId] | None:
-        """Return what the node proved on its channel; None without one."""
+    def channel(self, node_id: NodeId, now: float) -> Channel | None:
+        """Return the channel to send on: what both sides have proven stands there."""
         link = self._links.current(node_id, now)
-        return link.channel.identities if link else None
+        return link.channel if link else None
+
+    def renew(self, target: NodeId, now: float) -> None:
+        """Open a channel in the place of one whose proofs are out of date; then comes RouteUp."""
+        self.want(target)
+        self._say_hello(self._registry.default_of(target), now)
+
+    def renew_used(self, now: float) -> None:
+        """The same for all that were used lately: they go on, and nobody waits."""
+        for peer, talk in self._links.talks():
+            if now - talk.used_at < USED_WITHIN_S:
+                self._say_hello(peer, now)
 
     def has_channel(self, node_id: NodeId, now: float) -> bool:
         return self._links.current(node_id, now) is not None
 
+    def want(self, target: NodeId) -> None:
+        """Say RouteUp when the next route to a node is ready."""
+        self._waiting.want(target)
+
     def connect(self, target: NodeId, now: float) -> None:
         """Make a route to a node, and a channel if it can; then comes RouteUp or RouteFailed."""
-        self._waiting.want(target)
+        self.want(target)
         self._greet(self._registry.default_of(target), now)
 
     def send(self, node_id: NodeId, kind: Kind, payload: bytes, now: float) -> None:
@@ -228,7 +242,7 @@ class Secure:
 
     def _wants_renewal(self, talk: Talk, now: float) -> bool:
         channel = talk.links[0].channel
-        is_first = channel.agreed.own_id < channel.peer_id
+        is_first = self._keys.default_id < channel.peer_id
         patience_s = 0.0 if is_first else RENEWAL_PATIENCE_S
         return now - talk.used_at < USED_WITHIN_S and channel.wants_renewal(now - patience_s)
 
@@ -273,7 +287,7 @@ class Secure:
         return hello is not None
 
     def _on_hello(self, sender: Peer, hello: Hello, now: float, over: Session | None) -> None:
-        if hello.initiator != sender.node_id or hello.initiator in self._own_ids:
+        if hello.initiator != sender.node_id or hello.initiator in self._keys:
             raise PeerError(f"a Hello in the name of {hello.initiator}")
         if self._hello_limit.allow(sender.node_id, now):
             number = self._greetings.new_number(self._links)
@@ -316,7 +330,8 @@ class Secure:
 
     def _go_without(self, node_id: NodeId, for_s: float, reason: str, now: float) -> None:
         if self._links.current(node_id, now) is not None:
-            return  # anybody could have said so: the channel goes on
+            self._settle(node_id, now)  # anybody could have said so: the channel goes on
+            return
         if self._trust.may_be_plain(node_id):
             self._trust.note_legacy(node_id, now + for_s)
             log.info("secure.plain", peer=node_id, why=reason)
@@ -405,7 +420,7 @@ class Secure:
             return self._open(link, packet, now)
         if half_open := self._greetings.half_open(number):
             half_open.early.append(packet)
-        elif sender.node_id not in self._own_ids and self._lost_limit.allow(sender.node_id, now):
+        elif sender.node_id not in self._keys and self._lost_limit.allow(sender.node_id, now):
             self._say_hello(sender.node_id, now)
         return []
 
