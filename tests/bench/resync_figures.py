@@ -29,6 +29,7 @@ from shem.bus.remote import RemoteBus
 from shem.bus.router import Bus
 from shem.bus.types import Call
 from shem.kernel.caller import Assurance, Caller
+from shem.kernel.errors import NotFound
 from shem.kernel.ids import ActivityId, AgreementId, BatchId, NodeId
 from shem.kernel.tasks import TaskScope
 from shem.kernel.world import World
@@ -66,6 +67,9 @@ class Market:
 
     async def ending_of(self, agreement_id: str, role: str) -> None:
         del agreement_id, role
+
+    async def take_up(self, who: Any, agreement_id: str, provider: NodeId) -> Row:
+        raise NotFound(agreement_id)
 
     def on_agreement_end(self, fn: Any) -> None:
         del fn

@@ -143,6 +143,47 @@ async def test_attach_to_an_unknown_id_says_what_to_check(answer: Answer) -> Non
                 await session.attach("deadbeef")
 
 
+UNKNOWN_HERE = Answer(500, {"message": f"DAO error: Not found: activity {ACTIVITY_ID}"})
+
+
+async def test_a_node_that_does_not_know_a_tickets_activity_takes_it_up() -> None:
+    async with scripted_node() as node:
+        rentable(node)
+        node.answer("GET", HERE + "/*/agreement", UNKNOWN_HERE)
+        node.answer("POST", HERE + "/*/takeup", AWAY, ok(None))
+        node.answer("GET", HERE + "/*/exec", ok([batch_row(B1)]))
+        node.answer("GET", RESULTS, ok(results("one", "two")))
+        async with golem(node) as session:
+            activity = await session.attach(_ticket(cursors={B1: 1, B2: 0}))
+
+        assert activity.report.alive
+        body = node.made("POST", HERE + "/*/takeup")[-1].body
+        assert body == {"agreementId": AGREEMENT_ID, "providerId": PROVIDER}
+        found = [(b.batch_id, b.commands, len(b.results)) for b in activity.report.batches]
+        assert found == [(B1, 1, 1), (B2, None, 2)]  # the second is known by the ticket alone
+
+
+@pytest.mark.parametrize("answer", [NOT_SUPPORTED_BY_YAGNA, Answer(405, b"")])
+async def test_a_yagna_that_does_not_know_it_takes_nothing_up(answer: Answer) -> None:
+    async with scripted_node() as node:
+        rentable(node)
+        node.answer("GET", HERE + "/*/agreement", UNKNOWN_HERE)
+        node.answer("POST", HERE + "/*/takeup", answer)
+        async with golem(node) as session:
+            with pytest.raises(shem.GolemError, match="knows no activity"):
+                await session.attach(_ticket())
+
+
+async def test_a_ticket_of_another_identity_is_not_taken_up() -> None:
+    async with scripted_node() as node:
+        rentable(node)
+        node.answer("GET", HERE + "/*/agreement", UNKNOWN_HERE)
+        async with golem(node) as session:
+            with pytest.raises(shem.GolemError, match="same identity"):
+                await session.attach(_ticket(requestor_id=PROVIDER))
+        assert node.count("POST", HERE + "/*/takeup") == 0
+
+
 async def test_a_ticket_of_another_agreement_is_refused() -> None:
     async with scripted_node() as node:
         rentable(node)

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from shem.activity.records import Activity, Role
 from shem.kernel.caller import Caller
 from shem.kernel.errors import Denied, NotFound
-from shem.kernel.ids import NodeId
+from shem.kernel.ids import AgreementId, NodeId
 from shem.permissions import Action, Resource, decide
 
 APPROVED: Final = "Approved"
@@ -57,6 +57,10 @@ class Agreements(Protocol):
 
     async def agreement(self, agreement_id: str, role: str | None = None) -> Agreement | None:
         """Return this node's row of an agreement, in the given role."""
+        ...
+
+    async def take_up(self, who: Caller, agreement_id: AgreementId, provider: NodeId) -> Agreement:
+        """Return the caller's copy as requestor; one that this node lacks is fetched."""
         ...
 
     async def ending_of(self, agreement_id: str, role: str) -> AgreementEnd | None:

@@ -36,10 +36,12 @@ from shem.activity.resync import Resync
 from shem.activity.script import parse_script
 from shem.activity.standing import Standings
 from shem.activity.states import ActivityState, parse_state
+from shem.activity.takeup import TakeUp
 from shem.activity.watch import Watch
 from shem.bus.router import Binding, Bus
 from shem.kernel.caller import Caller
 from shem.kernel.errors import (
+    Conflict,
     Denied,
     NotFound,
     PeerError,
@@ -48,7 +50,7 @@ from shem.kernel.errors import (
     Unreachable,
     UsageError,
 )
-from shem.kernel.ids import ActivityId, BatchId, NodeId
+from shem.kernel.ids import ActivityId, AgreementId, BatchId, NodeId
 from shem.kernel.tasks import TaskScope
 from shem.kernel.world import World, new_hex_id
 from shem.permissions import Action, Resource, decide
@@ -96,6 +98,7 @@ class ActivityService:
         self._work = BatchWork(store, peers, world)
         self._puller = Puller(store, peers, world, self._agreement_over)
         self._reading = Reading(store, peers, self._work, self._puller, world)
+        self._takeup = TakeUp(store, peers, self._puller, world)
         self._creator = Creator(store, peers, world)
         self._resync = Resync(store, self._reading, self._creator, world)
         self._destroyer = Destroyer(
@@ -216,6 +219,17 @@ class ActivityService:
         except (TimedOut, Unreachable):
             self._resync.peer_changed(agreement.provider)
             raise
+
+    async def take_up(
+        self, caller: Caller, activity_id: str, agreement_id: AgreementId, provider: NodeId
+    ) -> None:
+        """Have an activity here that the caller's identity rented with another data directory."""
+        agreement = await self._market.take_up(caller, agreement_id, provider)
+        known = await roles_of(self.store.fetch, activity_id)
+        if known and all(row.agreement_id != agreement_id for row in known):
+            raise Conflict(f"activity {activity_id} belongs to another agreement")
+        await self._takeup.take_up(agreement, activity_id)
+        self._resync.peer_changed(provider)
 
     async def destroy(self, caller: Caller, activity_id: str, timeout_s: float) -> None:
         """End an activity; accepted also while its provider is away."""

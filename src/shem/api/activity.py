@@ -1,7 +1,8 @@
 """`/activity-api/v1`: yagna's paths, forms and status codes, and our list of batches.
 
 Requests are translated to `ActivityService` and back; see docs/protocol/activity-exeunit.md §2.
-Ours alone: `GET …/exec`, `GET …/absence`, `batchId` in an exec, `intentId` in a create.
+Ours alone: `GET …/exec`, `POST …/takeup`, `GET …/absence`, `batchId` in an exec, `intentId` in a
+create.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -35,7 +36,8 @@ from shem.api.kit import (
     route,
 )
 from shem.kernel.errors import NotSupported, TimedOut, UsageError
-from shem.kernel.ids import parse_batch_id
+from shem.kernel.ids import parse_activity_id, parse_batch_id, parse_node_id
+from shem.market.ids import parse_agreement_id
 from shem.wire.errors import WireError
 
 BASE: Final = "/activity-api/v1"
@@ -62,6 +64,13 @@ class ExecBody(msgspec.Struct, rename="camel"):
     batch_id: str | None = None
 
 
+class TakeUpBody(msgspec.Struct, rename="camel"):
+    """What a ticket says of an activity that this node does not know."""
+
+    agreement_id: str
+    provider_id: str
+
+
 def routes(activity: ActivityService) -> list[Route]:
     """Return the table of the activity API."""
     api = _Api(activity)
@@ -73,6 +82,7 @@ def routes(activity: ActivityService) -> list[Route]:
         route("POST", f"{BASE}/activity", _json(api.create)),
         route("GET", f"{BASE}/activity", _json(api.list_activities)),
         route("DELETE", one, _json(api.destroy)),
+        route("POST", f"{one}/takeup", _json(api.take_up)),
         route("GET", f"{one}/state", _json(api.state)),
         route("PUT", f"{one}/state", _json(api.set_state)),
         route("GET", f"{one}/usage", _json(api.usage)),
@@ -156,6 +166,16 @@ class _Api:
 
     async def destroy(self, request: Request, who: Context) -> object:
         await self._activity.destroy(who.caller, _id(request), _timeout_s(request))
+        return None
+
+    async def take_up(self, request: Request, who: Context) -> object:
+        body = await read_json(request, TakeUpBody)
+        await self._activity.take_up(
+            who.caller,
+            parse_activity_id(_id(request)),
+            parse_agreement_id(body.agreement_id),
+            parse_node_id(body.provider_id),
+        )
         return None
 
     async def execute(self, request: Request, who: Context) -> object:

@@ -7,7 +7,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from shem.activity.eventlog import EVENTS_MAX
 from shem.api import contract
-from shem.api.contract import AgreementIdText, Body, Moment, Promise
+from shem.api.contract import AgreementIdText, Body, Moment, NodeIdText, Promise
 from shem.api.kit import DEFAULT_TIMEOUT_S
 from shem.rest.models import Standing
 
@@ -42,6 +42,13 @@ class CreatedActivity(msgspec.Struct, rename="camel"):
     """The answer to the object form."""
 
     activity_id: Id
+
+
+class Elsewhere(msgspec.Struct, rename="camel"):
+    """The agreement and the provider of an activity that was rented with another data directory."""
+
+    agreement_id: AgreementIdText
+    provider_id: NodeIdText
 
 
 class NewBatch(msgspec.Struct, rename="camel"):
@@ -110,6 +117,11 @@ PROMISES: Final[dict[tuple[str, str], Promise]] = {
     ),
     ("GET", "/activity"): _one("The activities of an agreement", list[Id], AGREEMENT),
     ("DELETE", "/activity/{activity_id}"): _one("End an activity", None, TIMEOUT),
+    ("POST", "/activity/{activity_id}/takeup"): _one(
+        "Have an activity here that the identity rented with another data directory",
+        None,
+        body=Elsewhere,
+    ),
     ("GET", "/activity/{activity_id}/state"): _one("Its state", ActivityState, TIMEOUT),
     ("PUT", "/activity/{activity_id}/state"): _one(
         "Report its state (provider)", None, body=ActivityState

@@ -49,6 +49,13 @@ def node_id_to_bytes(node_id: NodeId) -> bytes:
     return bytes.fromhex(node_id[2:])
 
 
+def parse_activity_id(text: str) -> ActivityId:
+    """Return an activity id; UsageError unless it is 32 lower-case hex digits."""
+    if not _HEX_32.fullmatch(text):
+        raise UsageError(f"activity id {text!r} is not 32 lower-case hex digits")
+    return ActivityId(text)
+
+
 def parse_batch_id(text: str) -> BatchId:
     """Return a client-chosen batch id; UsageError unless it is 32 lower-case hex digits."""
     if not _HEX_32.fullmatch(text):

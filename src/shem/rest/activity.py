@@ -27,6 +27,7 @@ POLL_TIMEOUT_S: Final = 5.0
 CREATE_TIMEOUT_S: Final = 30.0
 DESTROY_TIMEOUT_S: Final = 10.0
 EXEC_TIMEOUT_S: Final = 10.0
+TAKE_UP_TIMEOUT_S: Final = 30.0
 STREAM_SILENCE_S: Final = 60.0
 """A shem node says something every 15 s; a yagna may be silent for as long as a command is."""
 MAX_EVENTS: Final = 100
@@ -55,6 +56,12 @@ class Activities:
             Created, f"{BASE}/activity", query=query, body=body, wait_s=timeout_s
         )
         return created.activity_id
+
+    async def take_up(self, activity_id: str, agreement_id: str, provider_id: str) -> None:
+        """Have an activity at this node that was rented with another data directory."""
+        body = {"agreementId": agreement_id, "providerId": provider_id}
+        path = _activity(activity_id, "takeup")
+        await self._transport.call("POST", path, body=body, wait_s=TAKE_UP_TIMEOUT_S)
 
     async def destroy(self, activity_id: str, *, timeout_s: float = DESTROY_TIMEOUT_S) -> None:
         """End an activity; repeating it is harmless."""

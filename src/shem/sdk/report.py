@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from shem.rest import models
-from shem.rest.errors import ApiError, Disconnected
+from shem.rest.errors import CODE_NO_SUCH_PATH, ApiError, Disconnected
 from shem.sdk.absence import Absence, Due, how_it_ended, look
 from shem.sdk.activity import Activity
 from shem.sdk.agreement import Agreement, expires
@@ -67,7 +67,7 @@ class AttachReport:
 
 async def attach(session: Session, activity_id: str, ticket: Ticket | None) -> Activity:
     """Find an activity by its id, verify it, and report on it."""
-    agreement = Agreement(session, await _agreement_of(session, activity_id))
+    agreement = Agreement(session, await _agreement_of(session, activity_id, ticket))
     info = await agreement.info()
     if ticket is not None:
         _verify(ticket, info)
@@ -113,19 +113,41 @@ async def fresh(session: Session, activity_id: str, info: models.Agreement) -> A
     )
 
 
-async def _agreement_of(session: Session, activity_id: str) -> str:
+async def _agreement_of(session: Session, activity_id: str, ticket: Ticket | None) -> str:
     agreement_of = session.rest.activity.agreement
     try:
         return await session.patience.try_ask(lambda: agreement_of(activity_id))
     except (ApiError, Disconnected) as error:
         if isinstance(error, ApiError) and ("ot found" in error.message or error.status == 404):
-            raise GolemError(
-                f"this node knows no activity {activity_id}: is this the node that rented it,"
-                " and the application key of the same identity?",
-                status=404,
-                code="not-found",
-            ) from error
+            if ticket is not None and ticket.requestor_id == session.identity:
+                return await _taken_up(session, ticket)
+            raise _unknown(activity_id) from error
         raise explain(error) from error
+
+
+async def _taken_up(session: Session, ticket: Ticket) -> str:
+    """Have the node learn from the provider what it does not know: it may be a new one."""
+    take_up = session.rest.activity.take_up
+    names = (ticket.activity_id, ticket.agreement_id, ticket.provider_id)
+    try:
+        await session.patience.try_ask(lambda: take_up(*names))
+    except ApiError as error:
+        if error.code in {CODE_NO_SUCH_PATH, "not-supported"}:
+            raise _unknown(ticket.activity_id) from error
+        raise explain(error) from error
+    except Disconnected as error:
+        raise explain(error) from error
+    return ticket.agreement_id
+
+
+def _unknown(activity_id: str) -> GolemError:
+    return GolemError(
+        f"this node knows no activity {activity_id}: is this the node that rented it,"
+        " and the application key of the same identity? Another shem node of that identity"
+        " takes it up with a ticket",
+        status=404,
+        code="not-found",
+    )
 
 
 def _verify(ticket: Ticket, info: models.Agreement) -> None:
@@ -165,6 +187,11 @@ async def _batches(
     except NotSupported:
         entries = [models.Batch(batch_id=name, state="accepted") for name in cursors]
         listed = False
+    else:  # of an activity that was taken up, an ExeUnit may not have told all
+        known = {entry.batch_id for entry in entries}
+        entries += [
+            models.Batch(batch_id=name, state="accepted") for name in cursors if name not in known
+        ]
     reports = [_unread(entry) for entry in entries[:-READ_MAX]]
     for entry in entries[-READ_MAX:]:
         cursor = cursors.get(entry.batch_id, 0)
@@ -196,7 +223,7 @@ async def _read(
     return BatchReport(
         batch_id=entry.batch_id,
         state=entry.state,
-        commands=entry.commands if listed else None,
+        commands=(entry.commands or None) if listed else None,
         results=found[cursor:],
         finished=entry.is_finished or (bool(found) and found[-1].last),
     )
