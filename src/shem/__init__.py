@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from shem.sdk.absence import Absence, Due
     from shem.sdk.activity import Activity, BatchInfo
     from shem.sdk.agreement import Agreement
-    from shem.sdk.batch import Batch, CommandResult, Output
+    from shem.sdk.batch import Batch, CommandResult
     from shem.sdk.errors import (
         ActivityGone,
         AgreementEnded,
@@ -33,16 +33,19 @@ if TYPE_CHECKING:
         PermissionDenied,
     )
     from shem.sdk.golem import Golem
+    from shem.sdk.live import Finished, Output, Progress, Started
     from shem.sdk.map import Done, Mapping
     from shem.sdk.payloads import Payload, WasmPackage
     from shem.sdk.progress import Recomputation
     from shem.sdk.report import AttachReport, BatchReport
     from shem.sdk.running import Running
-    from shem.sdk.script import Deploy, Run, Script, Start, Terminate
+    from shem.sdk.script import Deploy, Download, Run, Script, Start, Terminate, Transfer, Upload
     from shem.sdk.service import Service, ServiceState
     from shem.sdk.ticket import Ticket
 
 _ERRORS: Final = "shem.sdk.errors"
+_LIVE: Final = "shem.sdk.live"
+_SCRIPT: Final = "shem.sdk.script"
 _HOME: Final = {
     "Absence": "shem.sdk.absence",
     "AbsenceLimit": "shem.rest.models",
@@ -58,10 +61,12 @@ _HOME: Final = {
     "BatchUnknown": _ERRORS,
     "CommandFailed": _ERRORS,
     "CommandResult": "shem.sdk.batch",
-    "Deploy": "shem.sdk.script",
+    "Deploy": _SCRIPT,
     "Done": "shem.sdk.map",
+    "Download": _SCRIPT,
     "Due": "shem.sdk.absence",
     "Ended": _ERRORS,
+    "Finished": _LIVE,
     "Golem": "shem.sdk.golem",
     "GolemError": _ERRORS,
     "Mapping": "shem.sdk.map",
@@ -69,18 +74,22 @@ _HOME: Final = {
     "NodeRefused": _ERRORS,
     "NotReachable": _ERRORS,
     "NotSupported": _ERRORS,
-    "Output": "shem.sdk.batch",
+    "Output": _LIVE,
     "Payload": "shem.sdk.payloads",
     "PermissionDenied": _ERRORS,
+    "Progress": _LIVE,
     "Recomputation": "shem.sdk.progress",
-    "Run": "shem.sdk.script",
-    "Script": "shem.sdk.script",
+    "Run": _SCRIPT,
+    "Script": _SCRIPT,
     "Running": "shem.sdk.running",
     "Service": "shem.sdk.service",
     "ServiceState": "shem.sdk.service",
-    "Start": "shem.sdk.script",
-    "Terminate": "shem.sdk.script",
+    "Start": _SCRIPT,
+    "Started": _LIVE,
+    "Terminate": _SCRIPT,
     "Ticket": "shem.sdk.ticket",
+    "Transfer": _SCRIPT,
+    "Upload": _SCRIPT,
     "WasmPackage": "shem.sdk.payloads",
 }
 
@@ -101,8 +110,10 @@ __all__ = [
     "CommandResult",
     "Deploy",
     "Done",
+    "Download",
     "Due",
     "Ended",
+    "Finished",
     "Golem",
     "GolemError",
     "Mapping",
@@ -113,6 +124,7 @@ __all__ = [
     "Output",
     "Payload",
     "PermissionDenied",
+    "Progress",
     "Recomputation",
     "Run",
     "Running",
@@ -120,8 +132,11 @@ __all__ = [
     "Service",
     "ServiceState",
     "Start",
+    "Started",
     "Terminate",
     "Ticket",
+    "Transfer",
+    "Upload",
     "WasmPackage",
 ]
 

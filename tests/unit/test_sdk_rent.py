@@ -65,7 +65,9 @@ async def test_the_first_batch_deploys_and_starts() -> None:
             await session.rent(WASM)
 
         (first,) = node.made("POST", HERE + "/*/exec")
-        assert first.body["text"] == '[{"deploy":{}},{"start":{"args":[]}}]'
+        assert first.body["text"] == (
+            '[{"deploy":{"progress":{"updateInterval":"500ms"}}},{"start":{"args":[]}}]'
+        )
 
 
 async def test_an_offer_that_costs_something_is_left_alone_and_counted() -> None:

@@ -20,6 +20,7 @@ CHUNK_SIZE_MAX: Final = 1 << 20
 FILE_SIZE_MAX: Final = 1 << 40
 _URL: Final = re.compile(r"gftp://(0x[0-9a-fA-F]{40})/([0-9A-Za-z_.-]{1,128})", re.I)
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_HASH_NAME: Final = re.compile(r"([0-9a-f]{64})(-[0-9A-Za-z]+)?")
 
 
 class GftpFault(ShemError):
@@ -44,8 +45,9 @@ class GftpUrl:
 
     @property
     def digest(self) -> bytes | None:
-        """Return the SHA3-256 that the name stands for, when it is one."""
-        return bytes.fromhex(self.name) if _DIGEST.fullmatch(self.name) else None
+        """Return the SHA3-256 that the name begins with, when it does."""
+        match = _HASH_NAME.fullmatch(self.name)
+        return None if match is None else bytes.fromhex(match[1])
 
 
 def parse_url(text: str) -> GftpUrl:

@@ -29,13 +29,14 @@ from shem.gftp.protocol import (
     parse_url,
 )
 from shem.gftp.transport import digest_of, write_all
-from shem.kernel.errors import NotFound, UsageError
+from shem.kernel.errors import Conflict, NotFound, UsageError
 from shem.kernel.ids import NodeId
 from shem.kernel.world import Rng
 from shem.wire.flexbuffers import dumps_reply_err
 
 FILES_MAX: Final = 10_000
 NAME_LENGTH: Final = 65
+ADDITION_LENGTH: Final = 16
 _ALPHABET: Final = string.ascii_letters + string.digits
 
 Serve = Callable[[object], Awaitable[object]]
@@ -140,18 +141,24 @@ class Publisher:
         self._served: dict[str, _Published | _Awaited] = {}
 
     async def publish(self, path: Path) -> GftpUrl:
-        """Serve a file; the same content twice is served once."""
+        """Serve a file; the same content twice is served once.
+
+        While another process of this node serves it, the name has an addition of our own.
+        """
         found = await asyncio.to_thread(_open_published, path)
-        digest = await asyncio.to_thread(digest_of, found.file, found.size)
-        name = digest.hex()
+        name = (await asyncio.to_thread(digest_of, found.file, found.size)).hex()
         if name in self._served:
             found.close()
             return GftpUrl(self._node_id, name)
-        return await self._serve(name, found)
+        try:
+            return await self._serve(name, found)
+        except Conflict:
+            again = await asyncio.to_thread(_open_published, path)
+            return await self._serve(f"{name}-{self._random_name(ADDITION_LENGTH)}", again)
 
     async def receive(self, path: Path) -> GftpUrl:
         """Take a file that somebody brings, under a name that nobody can guess."""
-        name = "".join(_ALPHABET[self._rng.below(len(_ALPHABET))] for _ in range(NAME_LENGTH))
+        name = self._random_name(NAME_LENGTH)
         return await self._serve(name, await asyncio.to_thread(_open_awaited, path, name))
 
     async def received(self, url: GftpUrl) -> None:
@@ -177,6 +184,9 @@ class Publisher:
     async def close_all(self) -> None:
         for name in tuple(self._served):
             await self.close(str(GftpUrl(self._node_id, name)))
+
+    def _random_name(self, length: int) -> str:
+        return "".join(_ALPHABET[self._rng.below(len(_ALPHABET))] for _ in range(length))
 
     async def _serve(self, name: str, served: _Published | _Awaited) -> GftpUrl:
         if len(self._served) >= FILES_MAX:

@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -156,13 +157,22 @@ async def serve(gftp: Gftp, reader: asyncio.StreamReader, say: Say, world: World
             if line.strip():
                 await slots.acquire()
                 tasks.spawn(handle(line), "request")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SHUTDOWN_DELAY_S):
+                for _ in range(REQUESTS_MAX):  # until all have been answered
+                    await slots.acquire()
         ended.set()
 
-    ended = gftp.shutdown
+    async def stop() -> None:
+        await gftp.shutdown.wait()
+        await world.clock.sleep(SHUTDOWN_DELAY_S)
+        ended.set()
+
+    ended = asyncio.Event()
     async with TaskScope() as tasks:
         tasks.spawn(read(), "requests")
+        tasks.spawn(stop(), "shutdown")
         await ended.wait()
-        await world.clock.sleep(SHUTDOWN_DELAY_S)
 
 
 async def _read_line(reader: asyncio.StreamReader) -> str:

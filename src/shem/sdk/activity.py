@@ -5,7 +5,8 @@ fetched. Cancelling an await never ends anything remote.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from shem.kernel.errors import ShemError
 from shem.kernel.ids import parse_batch_id
@@ -16,8 +17,9 @@ from shem.sdk.absence import Absence, how_it_ended, look
 from shem.sdk.agreement import Agreement, expires
 from shem.sdk.batch import Batch, CommandResult, list_batches
 from shem.sdk.errors import ActivityGone, AgreementEnded, GolemError, NotReachable, explain
+from shem.sdk.moving import OnProgress, is_known, move, serving
 from shem.sdk.patience import passing
-from shem.sdk.script import Run, Script, commands_of, encode
+from shem.sdk.script import Download, Run, Script, Transfer, Upload, commands_of, encode
 from shem.sdk.session import Session
 from shem.sdk.submission import Submission
 from shem.sdk.ticket import Ticket
@@ -73,11 +75,53 @@ class Activity:
         the batch even if this one is killed right here.
         """
         commands = commands_of(script)
+        if batch_id is not None and await is_known(self, batch_id, commands):
+            return Batch(self, batch_id)
         chosen = new_hex_id(self.session.world.rng) if batch_id is None else batch_id
-        work = Submission(self, encode(commands), parse_batch_id(chosen), batch_id is not None)
-        accepted = await work.run()
+        async with serving(self, commands) as served:
+            text = encode(served.commands)
+            work = Submission(self, text, parse_batch_id(chosen), batch_id is not None)
+            accepted = await work.run()
+            self.session.files.keep(accepted, served.urls)
         self.read(accepted, 0)
         return Batch(self, accepted)
+
+    async def upload(
+        self,
+        local: Path | str,
+        remote: str,
+        *,
+        format: str | None = None,
+        progress: OnProgress | None = None,
+    ) -> None:
+        """Bring a file of this machine into the activity; it is checked by its hash there.
+
+        A transfer that was cut is repeated. `remote` is a path in a volume of the activity; with a
+        `format` (`tar.gz`, `zip`, …) it is a directory, and the file is unpacked into it.
+        """
+        await move(self, Upload(local, remote, format), progress)
+
+    async def download(
+        self,
+        remote: str,
+        local: Path | str,
+        *,
+        format: str | None = None,
+        fileset: str | tuple[str, ...] | None = None,
+        progress: OnProgress | None = None,
+    ) -> None:
+        """Fetch a file of the activity; it appears whole and checked, or not at all.
+
+        With a `format` a directory is fetched, packed: all of it, or what the globs of `fileset`
+        name.
+        """
+        await move(self, Download(remote, local, format, fileset=fileset), progress)
+
+    async def transfer(
+        self, source: str, target: str, *, progress: OnProgress | None = None, **options: Any
+    ) -> None:
+        """Move a file between a URL and the activity, or inside it; `options` as in `Transfer`."""
+        await move(self, Transfer(source, target, **options), progress)
 
     def batch(self, batch_id: str) -> Batch:
         """Return a handle of a batch of this activity, whoever submitted it."""

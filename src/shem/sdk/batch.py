@@ -4,7 +4,7 @@ Results are complete whenever they are read (GAP-17); reading twice gives the sa
 when the batch does, when the activity is gone, or when patience has run out.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -20,6 +20,7 @@ from shem.sdk.errors import (
     NotSupported,
     explain,
 )
+from shem.sdk.live import Event, Finished, Output, events_of, text_of
 from shem.sdk.patience import passing
 from shem.sdk.session import Session
 
@@ -66,41 +67,17 @@ class CommandResult:
         return self
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
-    """A piece of what a command says while it runs."""
-
-    index: int
-    stream: str
-    """`stdout` or `stderr`."""
-    text: str
-
-
-def _outputs(event: models.RuntimeEvent) -> list[Output]:
-    return [
-        Output(event.index, stream, _text(event.kind[stream]))
-        for stream in ("stdout", "stderr")
-        if isinstance(event.kind.get(stream), str | list)
-    ]
-
-
 def result_of(batch_id: str, raw: ExeScriptCommandResult) -> CommandResult:
     return CommandResult(
         batch_id=batch_id,
         index=raw.index,
         ok=raw.result == "Ok",
-        stdout=_text(raw.stdout),
-        stderr=_text(raw.stderr),
+        stdout=text_of(raw.stdout),
+        stderr=text_of(raw.stderr),
         message=raw.message,
         at=raw.event_date,
         last=raw.is_batch_finished or raw.result != "Ok",
     )
-
-
-def _text(captured: str | list[int] | None) -> str:
-    if isinstance(captured, list):
-        return bytes(captured).decode(errors="replace")
-    return captured or ""
 
 
 async def list_batches(session: Session, activity_id: str) -> list[models.Batch]:
@@ -164,22 +141,28 @@ class Batch:
 
         What is not told here is in the results. Ends with the batch, or with the stream.
         """
+        async with aclosing(self.events()) as events:
+            async for event in events:
+                if isinstance(event, Output):
+                    yield event
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """As `stream`, with all that is told: beginnings, output, progress and ends."""
         commands = await self._commands()
-        events = self._session.rest.activity.stream(self._activity.id, self.id)
+        raws = self._session.rest.activity.stream(self._activity.id, self.id)
         try:
-            async with aclosing(events):
-                async for event in events:
-                    if event is None:
+            async with aclosing(raws):
+                async for raw in raws:
+                    if raw is None:
                         if commands is None:
                             return  # a yagna says this once the batch has ended
                         continue
-                    for output in _outputs(event):
-                        yield output
-                    ended = event.kind.get("finished")
-                    if isinstance(ended, dict) and (
-                        ended.get("return_code") != 0 or event.index + 1 == commands
-                    ):
-                        return
+                    for event in events_of(raw):
+                        yield event
+                        if isinstance(event, Finished) and (
+                            event.return_code != 0 or event.index + 1 == commands
+                        ):
+                            return
         except Disconnected:
             return
         except ApiError as error:
@@ -209,6 +192,7 @@ class Batch:
                 yield result
             from_index += len(news)
             if results and results[-1].last:
+                await self._session.files.ended(self.id)
                 return
             if deadline is not None and clock.monotonic() >= deadline:
                 return

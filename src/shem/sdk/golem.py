@@ -26,6 +26,7 @@ from shem.sdk.activity import Activity
 from shem.sdk.agreement import expires as expires_of
 from shem.sdk.demand import platform_of
 from shem.sdk.errors import GolemError
+from shem.sdk.files import Files
 from shem.sdk.opening import Attachment, OnExit, Opening
 from shem.sdk.patience import PATIENCE_S, Patience
 from shem.sdk.payloads import Payload
@@ -65,7 +66,8 @@ class Golem:
     """A session with a node.
 
     `app` names the application: the same name in another process finds the same events.
-    `patience` is how long the node or a provider may be away before a call fails.
+    `patience` is how long the node or a provider may be away before a call fails. `gsb_url` is
+    where the node has its bus (GSB_URL), which only files of this machine need.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Golem:
         *,
         api_url: str | None = None,
         app_key: str | None = None,
+        gsb_url: str | None = None,
         subnet: str | None = None,
         network: str | None = None,
         patience: timedelta | float = PATIENCE_S,
@@ -82,6 +85,7 @@ class Golem:
         self._app = app
         self._api_url = api_url or setting("API_URL", "YAGNA_API_URL") or DEFAULT_API_URL
         self._app_key = app_key or setting("APPKEY", "YAGNA_APPKEY")
+        self._gsb_url = gsb_url
         self._subnet = subnet or setting("SUBNET", "YAGNA_SUBNET") or "public"
         chosen = network or os.environ.get("YAGNA_PAYMENT_NETWORK")
         self._platforms = tuple(map(platform_of, [chosen] if chosen else NETWORKS))
@@ -102,7 +106,10 @@ class Golem:
         except BaseException:
             await rest.__aexit__(None, None, None)
             raise
-        self._session = Session(rest, patience, self._world, self._app, self._subnet, me.identity)
+        files = Files(self._world, self._gsb_url)
+        self._session = Session(
+            rest, patience, self._world, self._app, self._subnet, me.identity, files
+        )
         return self
 
     async def __aexit__(
@@ -115,7 +122,10 @@ class Golem:
             await self._leave_all(error)
         finally:
             session, self._session = self.session, None
-            await session.rest.__aexit__(None, None, None)
+            try:
+                await session.files.close()
+            finally:
+                await session.rest.__aexit__(None, None, None)
 
     async def _leave_all(self, error: BaseException | None) -> None:
         """Leave every activity, also when one cannot be ended; then raise the first failure."""

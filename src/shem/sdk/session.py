@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from shem.kernel.world import World
 from shem.rest.client import RestClient
+from shem.sdk.files import Files
 from shem.sdk.patience import Patience
 
 
@@ -19,6 +20,8 @@ class Session:
     subnet: str
     identity: str
     """The node id that the application key acts for."""
+    files: Files
+    """Files of this machine that are on their way."""
     work: str = ""
     """The named work (a map, a service) whose agreements these are; empty for all others."""
 

@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from shem.rest import models
 from shem.sdk import activity as sdk
 from shem.sdk import agreement as sdk_agreement
 from shem.sdk import batch as sdk_batch
 from shem.sdk.absence import Absence
-from shem.sdk.batch import CommandResult, Output
+from shem.sdk.batch import CommandResult
 from shem.sdk.errors import ActivityGone, Ended
+from shem.sdk.live import Event, Output
+from shem.sdk.moving import OnProgress
 from shem.sdk.report import AttachReport
 from shem.sdk.script import Script
 from shem.sdk.ticket import Ticket
@@ -64,6 +67,9 @@ class Batch:
 
     def stream(self) -> Iterator[Output]:
         return self._loop.each(self._handle.stream())
+
+    def events(self) -> Iterator[Event]:
+        return self._loop.each(self._handle.events())
 
     def so_far(self) -> list[CommandResult]:
         return self._loop.wait(self._handle.so_far())
@@ -125,6 +131,37 @@ class Activity:
 
     def submit(self, script: Script, *, batch_id: str | None = None) -> Batch:
         return Batch(self._loop, self._loop.wait(self._handle.submit(script, batch_id=batch_id)))
+
+    def upload(
+        self,
+        local: Path | str,
+        remote: str,
+        *,
+        format: str | None = None,
+        progress: OnProgress | None = None,
+    ) -> None:
+        """See `shem.Activity.upload`; `progress` is called in the loop's thread."""
+        work = self._handle.upload(local, remote, format=format, progress=progress)
+        self._loop.wait(work)
+
+    def download(
+        self,
+        remote: str,
+        local: Path | str,
+        *,
+        format: str | None = None,
+        fileset: str | tuple[str, ...] | None = None,
+        progress: OnProgress | None = None,
+    ) -> None:
+        work = self._handle.download(
+            remote, local, format=format, fileset=fileset, progress=progress
+        )
+        self._loop.wait(work)
+
+    def transfer(
+        self, source: str, target: str, *, progress: OnProgress | None = None, **options: Any
+    ) -> None:
+        self._loop.wait(self._handle.transfer(source, target, progress=progress, **options))
 
     def batch(self, batch_id: str) -> Batch:
         return Batch(self._loop, self._handle.batch(batch_id))
