@@ -18,7 +18,7 @@ from shem.provider.rules import (
 from shem.provider.rules_payment import EXPIRATION
 from shem.provider.verdicts import Limits, Negotiation, Reject
 from shem.rest.endwhen import CAN_END_WHEN, CAN_ON_ABSENCE, CAN_SINK, END_WHEN, RESULTS_URL
-from shem.rest.terms import MAX_ABSENCE, ON_ABSENCE
+from shem.rest.terms import MAX_ABSENCE, ON_ABSENCE, RETENTION
 
 NOW = 1_795_465_792 * NS_PER_S
 ANNA = "0x" + "a" * 40
@@ -160,7 +160,8 @@ def test_of_several_reasons_the_first_rule_in_order_is_told() -> None:
     assert rejected.message.startswith("Missing fields")
     assert list(RULES) == [
         *("demand-validation", "access", "expiration", "accept-timeout", "debit-note-interval"),
-        *("payment-timeout", "price", "absence", "end-when", "manifest", "capacity"),
+        *("payment-timeout", "price", "absence", "result-retention", "end-when", "manifest"),
+        "capacity",
     ]
 
 
@@ -206,6 +207,7 @@ ABLE = {
     **OFFER,
     MAX_ABSENCE: 604_800,
     CAN_ON_ABSENCE: ["terminate", "finish"],
+    RETENTION: 604_800,
     CAN_END_WHEN: ["batch-done", "idle"],
     CAN_SINK: ["https"],
 }
@@ -231,6 +233,18 @@ def test_how_long_a_requestor_may_be_away_is_agreed_with_what_happens_then(
     assert answer(offer=accepted.properties, extra=wanted) == Accepted(accepted.properties, False)
 
 
+@pytest.mark.parametrize(("wanted", "agreed"), [(None, 604_800), (0, 0), (3_600, 3_600)])
+def test_results_are_kept_as_offered_unless_the_requestor_says_otherwise(
+    wanted: int | None, agreed: int
+) -> None:
+    extra = {} if wanted is None else {RETENTION: wanted}
+
+    accepted = answer(offer=ABLE, extra=extra)
+
+    assert accepted.properties[RETENTION] == agreed
+    assert not answer(offer=accepted.properties, extra=extra).changed
+
+
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
@@ -240,6 +254,9 @@ def test_how_long_a_requestor_may_be_away_is_agreed_with_what_happens_then(
         ({MAX_ABSENCE: 60, ON_ABSENCE: "wait"}, "'wait' is not offered (offered: finish, termi"),
         ({MAX_ABSENCE: 60, ON_ABSENCE: ["finish"]}, "is not offered"),
         ({ON_ABSENCE: "finish"}, "needs"),
+        ({RETENTION: 30 * 86_400 + 1}, "at most 30d, not 2592001s"),
+        ({RETENTION: -1}, "at most 30d"),
+        ({RETENTION: "for ever"}, "whole seconds"),
         ({f"{END_WHEN}exit": True}, "exit is not offered"),
         ({f"{END_WHEN}idle-sec": -1}, "more than 0"),
         ({f"{END_WHEN}batch-don": True}, "batch-don is not known"),

@@ -180,7 +180,7 @@ class Keeper:
         """Tell whether the agreement has ended, and the retention after it as well."""
         agreement = await self._market.agreement(kept.agreement_id, Role.PROVIDER)
         if agreement is None:
-            ended_ns, kept_s = kept.since_ns, float(RETENTION_DEFAULT_S)
+            ended_ns, kept_s = kept.since_ns, RETENTION_DEFAULT_S
         elif agreement.state in OVER:
             event = await self._market.ending_of(kept.agreement_id, Role.PROVIDER)
             ended_ns = kept.since_ns if event is None else event.event_ns

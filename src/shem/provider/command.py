@@ -59,6 +59,8 @@ TERMS: Final = {
         "max-requestor-absence",
         "How long an agreement may let its requestor be away",
     ),
+    "retention_s": ("result-retention", "How long results are kept after an agreement's end"),
+    "retention_max_s": ("max-result-retention", "The most that a requestor may ask for"),
 }
 """Options of the negotiable terms, by the field of `Terms`."""
 

@@ -8,6 +8,7 @@ import msgspec
 
 from shem.kernel.config import DEFAULT_API_URL, DEFAULT_GSB_URL
 from shem.provider.files import read_file, write_file
+from shem.rest.terms import RETENTION_DEFAULT_S
 
 DEFAULT_DATA_DIR: Final = "~/.local/share/shem-provider"
 DEFAULT_SUBNET: Final = "public"
@@ -67,6 +68,9 @@ class Terms:
     """An agreement that costs something and lives so long must say when it pays."""
     absence_max_s: float = 7 * 86_400.0
     """How long an agreement may let its requestor be away, where it says so."""
+    retention_s: float = RETENTION_DEFAULT_S
+    """How long results are kept after the agreement's end, unless the demand says otherwise."""
+    retention_max_s: float = 30 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from shem.provider.hardware import Machine, Resources
 from shem.provider.presets import Preset
 from shem.provider.pricing import Pricing, pricing_of
 from shem.rest.endwhen import ABSENCE_ACTIONS, CAN_END_WHEN, CAN_ON_ABSENCE
-from shem.rest.terms import MAX_ABSENCE
+from shem.rest.terms import MAX_ABSENCE, RETENTION, RETENTION_MAX
 
 USAGE_VECTOR: Final = "golem.com.usage.vector"
 COEFFICIENTS: Final = "golem.com.pricing.model.linear.coeffs"
@@ -126,6 +126,8 @@ def _terms(terms: Terms, *, can_finish: bool) -> dict[str, Any]:
         PAYMENT_TIMEOUT: int(terms.payment_timeout_s),
         MAX_ABSENCE: int(terms.absence_max_s),
         CAN_ON_ABSENCE: list(actions),
+        RETENTION: int(min(terms.retention_s, terms.retention_max_s)),
+        RETENTION_MAX: int(terms.retention_max_s),
     }
 
 

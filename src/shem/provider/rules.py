@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from shem.provider.rules_absence import agree_absence, agree_end_when
+from shem.provider.rules_absence import agree_absence, agree_end_when, agree_retention
 from shem.provider.rules_payment import (
     agree_accept_timeout,
     agree_note_interval,
@@ -86,6 +86,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "payment-timeout": agree_payment_timeout,
     "price": agree_price,
     "absence": agree_absence,
+    "result-retention": agree_retention,
     "end-when": agree_end_when,
     "manifest": refuse_manifest,
     "capacity": require_capacity,

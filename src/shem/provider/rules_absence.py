@@ -15,7 +15,7 @@ from shem.rest.endwhen import (
     parse_end_when,
     parse_sink,
 )
-from shem.rest.terms import MAX_ABSENCE, ON_ABSENCE
+from shem.rest.terms import MAX_ABSENCE, ON_ABSENCE, RETENTION
 
 
 def agree_absence(negotiation: Negotiation) -> Verdict:
@@ -39,6 +39,18 @@ def agree_absence(negotiation: Negotiation) -> Verdict:
     agreed = {MAX_ABSENCE: wanted, ON_ABSENCE: action}
     changed = any(negotiation.offer.get(name) != value for name, value in agreed.items())
     return Change(agreed) if changed else None
+
+
+def agree_retention(negotiation: Negotiation) -> Verdict:
+    """The requestor may choose how long results are kept; one that says nothing takes our offer."""
+    wanted, problem = seconds(negotiation.demand, RETENTION)
+    if problem is not None or wanted is None:
+        return problem
+    most_s = negotiation.limits.terms.retention_max_s
+    if not 0 <= wanted <= most_s:
+        text = f"{RETENTION} must be at most {show_duration(most_s)}"
+        return Reject(f"{text}, not {wanted}s", is_final=True)
+    return settle(negotiation, RETENTION, wanted)
 
 
 def agree_end_when(negotiation: Negotiation) -> Verdict:

@@ -19,13 +19,15 @@ MAX_ABSENCE: Final = "golem.srv.offline.max-absence-sec"
 ON_ABSENCE: Final = "golem.srv.offline.on-absence"
 """Offer: what the provider does then, in a word."""
 RETENTION: Final = "golem.srv.offline.result-retention-sec"
-"""Offer: how long results can be read after the agreement's end."""
+"""Both sides: how long results can be read after the agreement's end."""
 ACCEPT_TIMEOUT: Final = "golem.com.payment.debit-notes.accept-timeout?"
 NOTE_INTERVAL: Final = "golem.com.scheme.payu.debit-note.interval-sec?"
 COEFFICIENTS: Final = "golem.com.pricing.model.linear.coeffs"
 USAGE_VECTOR: Final = "golem.com.usage.vector"
 MULTI_ACTIVITY: Final = "golem.srv.caps.multi-activity"
-RETENTION_DEFAULT_S: Final = 7 * 86_400
+RETENTION_MAX: Final = "golem.srv.offline.result-retention-max-sec"
+"""Offer: how long a demand may ask for."""
+RETENTION_DEFAULT_S: Final = 7 * 86_400.0
 """What our provider agents offer."""
 IDLE_S: Final = 90.0
 """What the known provider agents wait for, unless their operator chose otherwise."""
