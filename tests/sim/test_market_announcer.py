@@ -1,10 +1,18 @@
 """Own news are said several times: the first word may be lost, or said to nobody."""
 
 import asyncio
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from shem.kernel.ids import SubscriptionId
+from shem.kernel.world import World
 from shem.market.announcer import IDS_PER_BROADCAST, Announcer
+from shem.market.discovery import GREETING_PAUSES_S, OWN_AGAIN_S, OWN_DELAY_S
+from shem.net.memory import MemoryFabric
+from shem.net.types import Channel, Peer
+from shem.store.committer import InlineCommitter
+from tests.sim.market_pair import PROVIDER_SECRET, REQUESTOR_SECRET, Side, running
 from tests.sim.virtual_time import VirtualClock, run_virtually
 
 OFFER, OTHER = SubscriptionId("a" * 32 + "-" + "b" * 64), SubscriptionId("c" * 32 + "-" + "d" * 64)
@@ -56,3 +64,55 @@ def test_many_are_said_in_small_pieces_each_time() -> None:
     many = [SubscriptionId(f"{n:032x}-{'b' * 64}") for n in range(IDS_PER_BROADCAST + 1)]
 
     assert len(run_virtually(listen(*many, again_s=(1.0,), drop_at_s=30)).said) == 4
+
+
+async def returns(folder: Path) -> list[object]:
+    """Let a provider come back with an Offer that nobody heard of, and its first word be lost."""
+    fabric = MemoryFabric()
+    world = World(clock=VirtualClock())
+
+    def node(secret: str) -> AbstractAsyncContextManager[Side]:
+        return running(fabric, folder, secret, world, committer=InlineCommitter())
+
+    async with node(REQUESTOR_SECRET) as requestor:
+        demand = await requestor.seek()
+        await asyncio.sleep(2 * sum(GREETING_PAUSES_S))
+        async with node(PROVIDER_SECRET) as provider:
+            fabric.cut(requestor.node_id, provider.node_id)
+            await provider.publish()
+        async with node(PROVIDER_SECRET):
+            await asyncio.sleep(2 * OWN_DELAY_S)
+            fabric.join(requestor.node_id, provider.node_id)
+
+            return await requestor.events("demand", demand, timeout_s=sum(OWN_AGAIN_S))
+
+
+def test_offers_of_a_node_that_comes_back_are_heard_though_its_first_word_is_lost(
+    tmp_path: Path,
+) -> None:
+    assert len(run_virtually(returns(tmp_path))) == 1
+
+
+async def test_a_stream_that_breaks_under_the_question_for_an_offer_costs_a_moment(
+    tmp_path: Path,
+) -> None:
+    fabric = MemoryFabric()
+    async with (
+        running(fabric, tmp_path, REQUESTOR_SECRET) as requestor,
+        running(fabric, tmp_path, PROVIDER_SECRET) as provider,
+    ):
+        demand = await requestor.seek()
+        broken: list[Channel] = []
+
+        def break_once(peer: Peer, channel: Channel, message: bytes) -> None:
+            del message
+            if channel is Channel.RELIABLE and not broken:
+                broken.append(channel)
+                fabric.cut(peer.node_id, provider.node_id)
+                fabric.join(peer.node_id, provider.node_id)
+
+        provider.net.on_message(break_once)
+        await provider.publish()
+
+        assert len(await requestor.events("demand", demand, timeout_s=OWN_AGAIN_S[0] - 0.2)) == 1
+        assert broken

@@ -44,12 +44,13 @@ log = structlog.get_logger()
 
 OWN_DELAY_S: Final = 0.05
 """Own news go out at once; legacy nodes take five seconds."""
-OWN_AGAIN_S: Final = (1.0, 4.0, 16.0)
-"""Pauses after which own news are said again: a datagram may be lost, or the net not up yet."""
+OWN_AGAIN_S: Final[tuple[float, ...]] = (1.0, 4.0, 16.0)
+"""After which pauses own news, and all our own at a start, are said again: they may be lost."""
 FOREIGN_DELAY_S: Final = 1.0
 ROUND_MEAN_S: Final = 240.0
 ROUND_IDS_MAX: Final = 200
 GET_TIMEOUT_S: Final = 3.0
+GET_AGAIN_S: Final = 0.2
 BAN_S: Final = 300.0
 BANNED_MAX: Final = 1_000
 RECEIVING_MAX: Final = 14
@@ -115,9 +116,11 @@ class Discovery:
             scope.spawn(self._offers.run(), "market offers")
             scope.spawn(self._unsubscribes.run(), "market unsubscribes")
             scope.spawn(self._greet_at_start(), "market greeting")
+            again_s = OWN_AGAIN_S
             while True:
                 self._stirred.clear()
-                await self._say_all()
+                await self._say_all(again_s)
+                again_s = ()
                 wait_s = ROUND_MEAN_S * (0.5 + self._context.world.rng.unit())
                 await self._until_stirred(wait_s)
 
@@ -139,13 +142,15 @@ class Discovery:
         except TimeoutError:
             return
 
-    async def _say_all(self) -> None:
+    async def _say_all(self, own_again_s: tuple[float, ...] = ()) -> None:
         """Announce what is valid, own Offers first, and repeat what was withdrawn."""
         self._said_at = self._context.world.clock.monotonic()
         now_ns = self._context.now_ns()
         fetch = self._context.store.fetch
         known = await active_subscriptions(fetch, OFFER, now_ns, ROUND_IDS_MAX, own_first=True)
         self._offers.add((item.subscription_id for item in known), OWN_DELAY_S)
+        own = (item.subscription_id for item in known if item.own)
+        self._offers.add(own, OWN_DELAY_S, own_again_s)
         marked = await marked_offers(fetch, now_ns, ROUND_IDS_MAX)
         self._unsubscribes.add((item.subscription_id for item in marked), OWN_DELAY_S)
 
@@ -187,7 +192,7 @@ class Discovery:
             return
         self._asked.update(wanted)
         try:
-            rows = await self._get(sender, wanted)
+            rows = await self._get_from_announcer(sender, wanted)
             stored = await self._store(sender, set(wanted), rows)
         except ShemError as error:
             log.info("market.get_failed", peer=sender, reason=error.message)
@@ -197,6 +202,16 @@ class Discovery:
         finally:
             self._asked.difference_update(wanted)
         self._offers.add(stored, FOREIGN_DELAY_S)
+
+    async def _get_from_announcer(
+        self, sender: NodeId, wanted: Iterable[SubscriptionId]
+    ) -> list[OfferRow]:
+        """Ask who has just spoken; a stream to its life before a restart breaks only now."""
+        try:
+            return await self._get(sender, wanted)
+        except Unreachable:
+            await self._context.world.clock.sleep(GET_AGAIN_S)
+            return await self._get(sender, wanted)
 
     async def _get(self, peer: NodeId, ids: Iterable[SubscriptionId]) -> list[OfferRow]:
         answer = await self._context.ask(
