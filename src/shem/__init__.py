@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from shem.sdk.golem import Golem
     from shem.sdk.live import Finished, Output, Progress, Started
     from shem.sdk.map import Done, Mapping
-    from shem.sdk.payloads import Payload, WasmPackage
+    from shem.sdk.payloads import START_ENTRYPOINT, ContainerImage, Payload, WasmPackage
     from shem.sdk.progress import Recomputation
     from shem.sdk.report import AttachReport, BatchReport
     from shem.sdk.running import Running
@@ -61,6 +61,7 @@ _HOME: Final = {
     "BatchUnknown": _ERRORS,
     "CommandFailed": _ERRORS,
     "CommandResult": "shem.sdk.batch",
+    "ContainerImage": "shem.sdk.payloads",
     "Deploy": _SCRIPT,
     "Done": "shem.sdk.map",
     "Download": _SCRIPT,
@@ -79,6 +80,7 @@ _HOME: Final = {
     "PermissionDenied": _ERRORS,
     "Progress": _LIVE,
     "Recomputation": "shem.sdk.progress",
+    "START_ENTRYPOINT": "shem.sdk.payloads",
     "Run": _SCRIPT,
     "Script": _SCRIPT,
     "Running": "shem.sdk.running",
@@ -94,6 +96,7 @@ _HOME: Final = {
 }
 
 __all__ = [
+    "START_ENTRYPOINT",
     "Absence",
     "AbsenceLimit",
     "Activity",
@@ -108,6 +111,7 @@ __all__ = [
     "BatchUnknown",
     "CommandFailed",
     "CommandResult",
+    "ContainerImage",
     "Deploy",
     "Done",
     "Download",

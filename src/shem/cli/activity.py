@@ -1,23 +1,20 @@
-"""`shem activity ps|attach|exec|logs|report|detach|destroy`: what a requestor does from a shell.
+"""`shem activity ps|attach|exec|cp|logs|report|detach|destroy`: what a requestor does from a shell.
 
-Works through the node's REST API (YAGNA_API_URL, YAGNA_APPKEY), at a yagna too. An activity is
-named by its id, by the beginning of it, or by the file of a ticket (`x.ticket`, `./x`).
+How an activity is named: `activity_lookup`.
 """
 
-import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any
 
 import click
 
+from shem.cli.activity_copy import cp
 from shem.cli.activity_live import Telling
+from shem.cli.activity_lookup import attach_by_name, list_activities, one_of, with_golem
 from shem.cli.activity_rows import command_names, report_fields, report_row, result_row, timeline
 from shem.cli.ask import show_fields, show_json, show_table
 from shem.cli.main import EXIT_FAILED, EXIT_GONE, Options
-from shem.kernel.errors import ShemError, UsageError
-from shem.sdk.absence import look
 from shem.sdk.activity import Activity
 from shem.sdk.batch import CommandResult
 from shem.sdk.errors import NotSupported
@@ -26,27 +23,8 @@ from shem.sdk.report import ENDED
 from shem.sdk.script import Run
 from shem.sdk.ticket import Ticket
 
-APP: Final = "shem-cli"
-PATIENCE_S: Final = 15.0
-STATE_TIMEOUT_S: Final = 2.0
-AT_ONCE_MAX: Final = 16
-ID_LENGTH: Final = 32
-PREFIX_MIN: Final = 4
-TICKET_SUFFIX: Final = ".ticket"
-
-T = TypeVar("T")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 activity_argument = click.argument("activity_id", metavar="ACTIVITY")
-
-
-def with_golem(work: Callable[[Golem], Awaitable[T]]) -> T:
-    """Open a session with the node, run `work`, close it."""
-
-    async def run() -> T:
-        async with Golem(APP, patience=PATIENCE_S) as golem:
-            return await work(golem)
-
-    return asyncio.run(run())
 
 
 @click.group()
@@ -63,68 +41,12 @@ def activity() -> None:
 @click.pass_obj
 def ps(options: Options, ended_too: bool, as_json: bool) -> None:
     """List the activities that this identity has rented."""
-    rows = with_golem(lambda golem: _list(golem, ended_too=ended_too))
+    rows = with_golem(lambda golem: list_activities(golem, ended_too=ended_too))
     if options.json or as_json:
         show_json(rows)
     else:
         columns = ["activityId", "state", "batches", "providerId", "until", "limitedBy"]
         show_table(columns, rows)
-
-
-async def _list(golem: Golem, *, ended_too: bool) -> list[dict[str, Any]]:
-    session = golem.session
-    find = session.rest.market.agreements.find
-    entries = await session.patience.ask(lambda: find(state=None if ended_too else "Approved"))
-    slots = asyncio.Semaphore(AT_ONCE_MAX)
-
-    async def look_at(agreement_id: str) -> list[dict[str, Any]]:
-        async with slots:
-            return await _rows_of(golem, agreement_id)
-
-    mine = [look_at(entry.id) for entry in entries if entry.role == "Requestor"]
-    found = [row for rows in await asyncio.gather(*mine) for row in rows]
-    return [row for row in found if ended_too or row["alive"]]
-
-
-async def _rows_of(golem: Golem, agreement_id: str) -> list[dict[str, Any]]:
-    session = golem.session
-    info = await session.patience.ask(lambda: session.rest.market.agreements.get(agreement_id))
-    of_agreement = session.rest.activity.of_agreement
-    rows: list[dict[str, Any]] = []
-    for activity_id in await session.patience.ask(lambda: of_agreement(agreement_id)):
-        found = await look(session, activity_id, info)
-        state = "Terminated" if found.ended is not None else await _state(golem, activity_id)
-        rows.append(
-            {
-                "activityId": activity_id,
-                "agreementId": agreement_id,
-                "providerId": info.offer.provider_id,
-                "alive": state != "Terminated",
-                "state": state,
-                "ended": None if found.ended is None else str(found.ended),
-                "batches": await _batch_counts(golem, activity_id),
-                "until": found.absence.until,
-                "limitedBy": found.absence.limited_by,
-            }
-        )
-    return rows
-
-
-async def _state(golem: Golem, activity_id: str) -> str:
-    try:
-        state = await golem.session.rest.activity.state(activity_id, timeout_s=STATE_TIMEOUT_S)
-    except ShemError:
-        return "Unreachable"
-    return state.current if state.alive else "Terminated"
-
-
-async def _batch_counts(golem: Golem, activity_id: str) -> str | None:
-    """Return `finished/all`; None at a node that cannot say."""
-    try:
-        entries = await golem.session.rest.activity.batches(activity_id)
-    except ShemError:
-        return None
-    return f"{sum(entry.is_finished for entry in entries)}/{len(entries)}"
 
 
 @activity.command()
@@ -135,7 +57,7 @@ def report(options: Options, activity_id: str, as_json: bool) -> None:
     """Tell in one go whether it lives, what ran, what is owed, how long you may be away."""
 
     async def work(golem: Golem) -> Activity:
-        return await _attach(golem, activity_id)
+        return await attach_by_name(golem, activity_id)
 
     found = with_golem(work)
     if options.json or as_json:
@@ -157,7 +79,7 @@ def attach(options: Options, activity_id: str, follow: bool, as_json: bool) -> N
     telling = Telling(as_json=options.json or as_json)
 
     async def work(golem: Golem) -> bool:
-        found = await _attach(golem, activity_id)
+        found = await attach_by_name(golem, activity_id)
         await _tell_story(found, telling)
         if follow and found.report.liveness != ENDED:
             with telling.progress():
@@ -206,9 +128,9 @@ def logs(
     telling = Telling(as_json=options.json or as_json)
 
     async def work(golem: Golem) -> None:
-        found = await _attach(golem, activity_id)
+        found = await attach_by_name(golem, activity_id)
         batches = {batch.batch_id: batch for batch in found.report.batches}
-        for name in batches if batch_id is None else [_one_of(batch_id, list(batches))]:
+        for name in batches if batch_id is None else [one_of(batch_id, list(batches))]:
             for result in batches[name].results:
                 telling.result(result)
             if follow and not batches[name].finished and found.report.liveness != ENDED:
@@ -236,7 +158,7 @@ def execute(
     """
 
     async def work(golem: Golem) -> tuple[str, CommandResult | None]:
-        found = await _attach(golem, activity_id)
+        found = await attach_by_name(golem, activity_id)
         await found.raise_if_gone()
         batch = await found.submit(Run(*command))
         return batch.id, None if leave else (await batch.wait())[-1]
@@ -268,7 +190,7 @@ def detach(options: Options, activity_id: str, output: Path | None) -> None:
     del options
 
     async def work(golem: Golem) -> Ticket:
-        return await (await _attach(golem, activity_id)).detach()
+        return await (await attach_by_name(golem, activity_id)).detach()
 
     ticket = with_golem(work)
     if output is None:
@@ -290,7 +212,7 @@ def destroy(
     """End the activity. A provider that is away is told when it is back."""
 
     async def work(golem: Golem) -> dict[str, Any]:
-        found = await _attach(golem, activity_id)
+        found = await attach_by_name(golem, activity_id)
         await found.destroy()
         if terminate:
             await found.agreement.terminate(reason)
@@ -308,28 +230,4 @@ def destroy(
         click.echo(f"destroyed; agreement {done['agreementId']} is {done['agreementState']}")
 
 
-# --- names ----------------------------------------------------------------------------------------
-
-
-async def _attach(golem: Golem, name: str) -> Activity:
-    return await golem.attach(await _resolve(golem, name))
-
-
-async def _resolve(golem: Golem, name: str) -> str | Ticket:
-    """Return what a name stands for: a ticket's file, an id, or the beginning of one."""
-    if "/" in name or name.endswith(TICKET_SUFFIX):
-        return Ticket.load(name)
-    if len(name) >= ID_LENGTH:
-        return name
-    if len(name) < PREFIX_MIN:
-        raise UsageError(f"{name!r} is too short for an activity: {PREFIX_MIN} digits at least")
-    ids = [row["activityId"] for row in await _list(golem, ended_too=True)]
-    return _one_of(name, ids)
-
-
-def _one_of(prefix: str, ids: Sequence[str]) -> str:
-    found = [name for name in ids if name.startswith(prefix)]
-    if len(found) != 1:
-        what = "nothing" if not found else f"{len(found)} ids"
-        raise UsageError(f"{prefix!r} is the beginning of {what}")
-    return found[0]
+activity.add_command(cp)

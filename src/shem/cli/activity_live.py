@@ -5,17 +5,33 @@ Plain lines where the output is no terminal; with `--json` one document a line, 
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import (
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.filesize import decimal
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from shem.cli.activity_rows import Happening, Names, happening, result_row, short_time
+from shem.cli.activity_rows import (
+    Happening,
+    Names,
+    command_name,
+    cut,
+    happening,
+    result_row,
+    short_time,
+)
 from shem.kernel.errors import ShemError
+from shem.sdk import live as sdk
 from shem.sdk.batch import Batch, CommandResult
 
 LATE_OUTPUT_S: Final = 0.5
@@ -69,25 +85,44 @@ class Telling:
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[count]}"),
             TimeElapsedColumn(),
             console=self._console,
             transient=True,
         )
         return self._progress
 
+    def bar(self, what: str) -> "Bar":
+        """Return a bar of its own for something that goes on."""
+        return Bar(self._progress, what)
+
+    @contextmanager
+    def copying(self, what: str) -> Iterator[Callable[[sdk.Progress], None]]:
+        """Tell how far a copy is while the block lasts."""
+        moved = 0
+
+        def told(event: sdk.Progress) -> None:
+            nonlocal moved
+            moved = event.done
+            if self.as_json:
+                self.document("progress", done=event.done, total=event.total)
+            else:
+                bar.at(event.done, event.total, _bytes(event))
+
+        with self.progress(), self.bar(what) as bar:
+            yield told
+        self.say(f"{what} copied" + (f", {moved} bytes" if moved else ""))
+
     async def follow(self, batch: Batch, *, done: int, of: int | None) -> None:
         """Tell a batch from command `done` on: output while it is made, results as they come."""
-        shown = self._progress
-        task = None if shown is None else shown.add_task(f"batch {batch.id[:8]}", total=of)
-        if shown is not None and task is not None:
-            shown.update(task, completed=done)
-        live = _Live(self, done)
-        async with live.following(batch):
-            async for result in batch.results(done):
-                await live.told(result)
-                if shown is not None and task is not None:
-                    shown.advance(task)
+        live = _Live(self, batch.id, done)
+        with self.bar(f"batch {batch.id[:8]}") as bar:
+            bar.at(done, of, _count(done, of))
+            async with live.following(batch):
+                async for result in batch.results(done):
+                    await live.told(result)
+                    done += 1
+                    bar.at(done, of, _count(done, of))
 
     def output(self, line: str) -> None:
         """Print a line of output as it is made."""
@@ -98,11 +133,48 @@ class Telling:
         console.print(text, markup=False)
 
 
+class Bar:
+    """A bar on a terminal, or nothing elsewhere."""
+
+    def __init__(self, progress: Progress | None, what: str) -> None:
+        self._progress = progress
+        self._what = what
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        if self._progress is not None:
+            self._task = self._progress.add_task(self._what, total=None, count="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None and self._task is not None:
+            self._progress.remove_task(self._task)
+
+    def at(self, done: int, total: int | None, count: str) -> None:
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=done, total=total, count=count)
+
+
+def _count(done: int, total: int | None) -> str:
+    return f"{done}/{'?' if total is None else total}"
+
+
+def _bytes(event: sdk.Progress) -> str:
+    """Return how far something is, in the unit it is told in."""
+    if event.message is not None:
+        return event.message
+    if event.unit not in {None, "Bytes"}:
+        return f"{_count(event.done, event.total)} {event.unit}"
+    done = decimal(event.done)
+    return done if event.total is None else f"{done} of {decimal(event.total)}"
+
+
 class _Live:
     """Output that was shown while its command ran, so that the result does not show it again."""
 
-    def __init__(self, telling: Telling, first: int) -> None:
+    def __init__(self, telling: Telling, batch_id: str, first: int) -> None:
         self._telling = telling
+        self._batch_id = batch_id
         self._first = first
         self._seen: dict[int, int] = {}
         self._more = asyncio.Event()
@@ -110,9 +182,6 @@ class _Live:
 
     @asynccontextmanager
     async def following(self, batch: Batch) -> AsyncIterator[None]:
-        if self._telling.as_json:
-            yield
-            return
         task = asyncio.create_task(self._show(batch))
         try:
             yield
@@ -121,12 +190,33 @@ class _Live:
             await asyncio.gather(task, return_exceptions=True)
 
     async def _show(self, batch: Batch) -> None:
-        with suppress(ShemError):
-            async for output in batch.stream():
-                if output.index >= self._first:
-                    self._seen[output.index] = self._seen.get(output.index, 0) + len(output.text)
-                    self._print(output.text)
+        with suppress(ShemError), self._telling.bar("") as bar:
+            async for event in batch.events():
+                if event.index < self._first:
+                    continue
+                if self._telling.as_json:
+                    self._tell_program(event)
+                elif isinstance(event, sdk.Output):
+                    self._seen[event.index] = self._seen.get(event.index, 0) + len(event.text)
+                    self._print(event.text)
                     self._more.set()
+                elif isinstance(event, sdk.Progress):
+                    bar.at(event.done, event.total, _bytes(event))
+                elif isinstance(event, sdk.Started):
+                    bar.at(0, None, cut(command_name(event.command)))
+
+    def _tell_program(self, event: sdk.Event) -> None:
+        place = {"batchId": self._batch_id, "index": event.index}
+        match event:
+            case sdk.Started():
+                self._telling.document("started", **place, command=event.command)
+            case sdk.Output():
+                self._telling.document("output", **place, stream=event.stream, text=event.text)
+            case sdk.Progress():
+                facts = {"unit": event.unit, "message": event.message}
+                self._telling.document(
+                    "progress", **place, done=event.done, total=event.total, **facts
+                )
 
     def _print(self, text: str) -> None:
         """Print the lines that are complete by now."""

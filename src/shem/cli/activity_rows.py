@@ -147,20 +147,21 @@ def _count(commands: int) -> str:
 def command_names(entries: Sequence[models.Batch]) -> Names:
     """Return what each command is, in a few words."""
     return {
-        (entry.batch_id, index): _name(command)
+        (entry.batch_id, index): command_name(command)
         for entry in entries
         for index, command in enumerate(entry.script)
     }
 
 
-def _name(command: object) -> str:
-    """Return `run mandel zoom 1 9`, or `deploy`."""
+def command_name(command: object) -> str:
+    """Return `run mandel zoom 1 9`, `transfer URL container:/x`, or `deploy`."""
     if not isinstance(command, dict) or len(command) != 1:
         return ""
     ((kind, body),) = command.items()
     fields = body if isinstance(body, dict) else {}
     args = fields.get("args")
-    words = [fields.get("entry_point"), *(args if isinstance(args, list) else [])]
+    named = [fields.get(name) for name in ("entry_point", "from", "to")]
+    words = [*named, *(args if isinstance(args, list) else [])]
     return " ".join([str(kind), *(repr(w) if " " in w else w for w in words if isinstance(w, str))])
 
 

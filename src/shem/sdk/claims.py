@@ -12,6 +12,7 @@ from shem.sdk.agreement import Agreement
 from shem.sdk.errors import ActivityGone, CommandFailed, GolemError, explain
 from shem.sdk.patience import passing
 from shem.sdk.rental import give_up, launch
+from shem.sdk.script import Start
 from shem.sdk.session import Session
 
 
@@ -33,11 +34,11 @@ async def claims(session: Session) -> list[Claim]:
     return [Claim(name, await _living(session, name)) for _, name in mine]
 
 
-async def take_up(session: Session, claim: Claim) -> Activity | None:
+async def take_up(session: Session, claim: Claim, start: Start) -> Activity | None:
     """Return the claim's activity, deployed and started; None when it came to nothing."""
     agreement = Agreement(session, claim.agreement_id)
     try:
-        return await launch(session, agreement, claim.activity_id)
+        return await launch(session, agreement, start, claim.activity_id)
     except (ActivityGone, CommandFailed):
         await give_up(agreement)
         return None

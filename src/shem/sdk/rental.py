@@ -17,7 +17,7 @@ from shem.sdk.demand import write_demand
 from shem.sdk.errors import GolemError, explain
 from shem.sdk.negotiation import Negotiation
 from shem.sdk.patience import passing
-from shem.sdk.payloads import Payload
+from shem.sdk.payloads import Payload, start_args
 from shem.sdk.script import Deploy, Start
 from shem.sdk.session import Session
 from shem.sdk.steps import submit_step
@@ -44,10 +44,14 @@ class Rental:
         """Return a running activity of a new agreement."""
         agreement = Agreement(session, await self.negotiate(session))
         try:
-            return await launch(session, agreement)
+            return await launch(session, agreement, self.start)
         except BaseException:
             await give_up(agreement)
             raise
+
+    @property
+    def start(self) -> Start:
+        return Start(start_args(self.payload))
 
     async def negotiate(self, session: Session) -> str:
         """Return the id of a new agreement."""
@@ -64,7 +68,7 @@ class Rental:
 
 
 async def launch(
-    session: Session, agreement: Agreement, activity_id: str | None = None
+    session: Session, agreement: Agreement, start: Start, activity_id: str | None = None
 ) -> Activity:
     """Create an activity under an agreement, or take up one that was left; deploy and start it."""
     is_new = activity_id is None
@@ -74,7 +78,7 @@ async def launch(
     activity = Activity(session, activity_id, agreement, found)
     if not is_new and (await activity.state()).current == READY:
         return activity
-    batch = await submit_step(activity, [Deploy(), Start()], "launch")
+    batch = await submit_step(activity, [Deploy(), start], "launch")
     await batch.wait(START_TIMEOUT_S, check=True)
     return activity
 

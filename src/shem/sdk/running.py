@@ -195,7 +195,7 @@ class Running:
             await activity.raise_if_gone()
             return activity
         for claim in await claims(self._session):
-            found = await take_up(self._session, claim)
+            found = await take_up(self._session, claim, self._rental.start)
             if found is not None:
                 return found
         return await self._rental.run(self._session)

@@ -151,7 +151,7 @@ class Crew:
         try:
             if claim is not None:
                 self._taking_up.add(claim.agreement_id)
-                activity = await take_up(self._session, claim)
+                activity = await take_up(self._session, claim, self._rental.start)
                 self._taking_up.discard(claim.agreement_id)
             else:
                 activity = await self._rental.run(self._session)

@@ -20,6 +20,7 @@ from shem.sync.handles import Activity, Agreement, Batch, BatchInfo
 
 if TYPE_CHECKING:
     from shem import (
+        START_ENTRYPOINT,
         Absence,
         AbsenceLimit,
         ActivityGone,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         BatchUnknown,
         CommandFailed,
         CommandResult,
+        ContainerImage,
         Deploy,
         Done,
         Download,
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "START_ENTRYPOINT",
     "Absence",
     "AbsenceLimit",
     "Activity",
@@ -73,6 +76,7 @@ __all__ = [
     "BatchUnknown",
     "CommandFailed",
     "CommandResult",
+    "ContainerImage",
     "Deploy",
     "Done",
     "Download",
