@@ -8,6 +8,7 @@ on, and in the end everything is judged as after the random kills.
 import asyncio
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,12 +53,17 @@ CASES = (
     Case("agent", "agent.activity_recorded"),
     Case("agent", "agent.exeunit_started"),
     Case("agent", "agent.stop_recorded"),
+    Case("agent", "agent.batch_handed_over"),
+    Case("provider", "kept.batch"),
+    Case("provider", "kept.all"),
     Case("exe-unit", "exeunit.batch_accepted"),
     Case("exe-unit", "exeunit.command_done"),
     Case("exe-unit", "exeunit.command_done@4"),
     Case("exe-unit", "exeunit.result_durable@4"),
 )
 DIES_WITHIN_S = 30.0
+DIES_LATE_S = 5.0
+"""After the deal: results are handed over when it may be done."""
 ENDS_WITHIN_S = 60.0
 
 
@@ -126,6 +132,8 @@ async def deal_with(under: Siege, case: Case) -> bool:
         async with asyncio.timeout(DIES_WITHIN_S):
             while not dead() and not deal.done():  # noqa: ASYNC110 - another process dies
                 await asyncio.sleep(0.02)
+        if case.told is not None:
+            await late(dead)
         passed = dead()
         await restart(program, None)
         async with asyncio.timeout(ENDS_WITHIN_S):
@@ -137,6 +145,15 @@ async def deal_with(under: Siege, case: Case) -> bool:
         under.load.history.wrong(f"{case.victim} at {case.point}: its batch was told {told}")
     under.rounds_done += 1
     return passed
+
+
+async def late(dead: Callable[[], bool]) -> None:
+    try:
+        async with asyncio.timeout(DIES_LATE_S):
+            while not dead():  # noqa: ASYNC110 - another process dies
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        return
 
 
 async def restart(program: Program, point: str | None) -> None:
