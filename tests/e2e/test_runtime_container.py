@@ -20,12 +20,12 @@ def golem_at(node: Node) -> shem.Golem:
     return shem.Golem("e2e", api_url=node.api_url, app_key=node.app_key, subnet=SUBNET)
 
 
-def container_image(net: Devnet) -> shem.WasmPackage:
+def container_image(net: Devnet) -> shem.ContainerImage:
     """Put the image where the devnet serves its package."""
     image = write_image(net.directory / "package")
     base = net.package.url.rpartition("/")[0]
     url = f"{base}/{image.path.name}"
-    return shem.WasmPackage(url=url, hash=f"sha3:{image.sha3_256}", runtime="container")
+    return shem.ContainerImage.of_file(image.path, url=url, start=shem.START_ENTRYPOINT)
 
 
 async def sh(activity: shem.Activity, script: str) -> str:
@@ -37,10 +37,6 @@ async def test_a_service_counts_on_while_its_requestor_is_away(short_dir: Path) 
         async with golem_at(net.requestor) as golem:
             renting = golem.rent(container_image(net), expires=timedelta(hours=1))
             async with renting as activity:
-                anew = await activity.submit(
-                    [shem.Terminate(), shem.Deploy(), shem.Start(("start-entrypoint",))]
-                )
-                await anew.wait(60, check=True)
                 await sh(activity, IS_UP)
                 assert await sh(activity, HITS) == "1\n"
                 ticket = await activity.detach()

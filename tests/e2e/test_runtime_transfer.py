@@ -54,7 +54,7 @@ async def rented(net: Devnet) -> AsyncIterator[shem.Activity]:
     """Rent a container whose image comes over the web."""
     image = write_image(net.directory / "package")
     url = f"{net.package.url.rpartition('/')[0]}/{image.path.name}"
-    payload = shem.WasmPackage(url=url, hash=f"sha3:{image.sha3_256}", runtime="container")
+    payload = shem.ContainerImage.of_file(image.path, url=url)
     node = net.requestor
     golem = shem.Golem("e2e", api_url=node.api_url, app_key=node.app_key, subnet=SUBNET)
     async with golem as session, session.rent(payload) as activity:
