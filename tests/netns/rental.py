@@ -4,32 +4,43 @@
         async with site.golem() as golem, golem.rent(site.package) as activity:
             ...
 
-The provider's daemon may be a real yagna; agent and ExeUnit are ours. What the payload was made to
-do it writes to a ledger of its own, which counts executions.
+Either daemon may be a real yagna; agent and ExeUnit are ours. What the payload was made to do it
+writes to a ledger of its own, which counts executions.
 """
 
 import asyncio
+import json
 import os
 import secrets
 import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
 
 import shem
-from shem.devnet import payload
 from shem.devnet.processes import MARK_VARIABLE, sweep
-from shem.devnet.program import SCENE
 from shem.kernel.world import World
+from tests.interop.daemon import PASSED_ON, environment
+from tests.interop.our_node import SHEM
 from tests.netns.internet import Internet
+from tests.netns.slow_payload import SCENE, write_slow_package
 from tests.netns.stations import Region, Station, region
 
 SUBNET = "netns"
 PATIENCE_S = 90.0
+SHELL_S = 60.0
+BOTH_OURS = pytest.param("ours", "ours", id="both ours")
+YAGNA_PROVIDES = pytest.param("ours", "yagna", id="provider at a real yagna")
+YAGNA_ASKS = pytest.param("yagna", "ours", id="requestor at a real yagna")
+PAIRS = [BOTH_OURS, YAGNA_PROVIDES]
+"""Daemons of requestor and provider."""
 
 
 @dataclass
@@ -52,9 +63,51 @@ class Site:
             patience=PATIENCE_S,
         )
 
+    async def attach_from_shell(self, ticket: shem.Ticket, *options: str) -> "Told":
+        """Run `shem activity attach` on the requestor's host, and read what it tells."""
+        path = self.region.directory / "mine.ticket"
+        ticket.save(path)
+        daemon = self.requestor.daemon
+        process = await asyncio.create_subprocess_exec(
+            *self.requestor.host.space.enter,
+            SHEM,
+            *("activity", "attach", str(path), "--json", *options),
+            env=environment(PASSED_ON)
+            | {"YAGNA_API_URL": daemon.api_url, "YAGNA_APPKEY": daemon.app_key},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        async with asyncio.timeout(SHELL_S):
+            output, errors = await process.communicate()
+        assert process.returncode == 0, errors.decode()
+        return Told([json.loads(line) for line in output.decode().splitlines()])
 
-def frames(tag: str, count: int) -> list[shem.Run]:
-    return [shem.Run("mandel", "zoom", str(n), str(count), tag) for n in range(1, count + 1)]
+    async def new_machine(self) -> None:
+        """Lose the requestor's machine; put a new one in its place that has nothing but the key."""
+        lost = self.requestor
+        await lost.daemon.kill()
+        self.region.net.cut(lost.host)
+        self.requestor = await self.region.station("ours", "new", key=lost.daemon.key)
+
+
+@dataclass
+class Told:
+    """What `shem activity attach --json` told."""
+
+    events: list[dict[str, Any]]
+
+    @property
+    def report(self) -> dict[str, Any]:
+        (found,) = [event for event in self.events if event["event"] == "report"]
+        return found
+
+    def indices(self, batch_id: str) -> list[int]:
+        """Return the indices of a batch's results, those it found and those it waited for."""
+        (batch,) = [row for row in self.report["batches"] if row["batchId"] == batch_id]
+        found = [result["index"] for result in batch["results"]]
+        waited_for = [event for event in self.events if event["event"] == "result"]
+        return found + [event["index"] for event in waited_for if event["batchId"] == batch_id]
 
 
 async def prepare(activity: shem.Activity) -> None:
@@ -75,6 +128,10 @@ async def run_again(activity: shem.Activity) -> float:
 async def executions(activity: shem.Activity, tag: str, count: int) -> list[int]:
     """Return how often each frame was begun, and how often ended, by the payload's own ledger."""
     ledger = (await activity.run("mandel", "ledger", check=True)).stdout
+    return count_frames(ledger, tag, count)
+
+
+def count_frames(ledger: str, tag: str, count: int) -> list[int]:
     lines = Counter(ledger.splitlines())
     return [
         lines[f"{edge} frame {n} of {count} {tag}"]
@@ -83,17 +140,23 @@ async def executions(activity: shem.Activity, tag: str, count: int) -> list[int]
     ]
 
 
+class Indexed(Protocol):
+    """A result of a command, as SDK or REST have it."""
+
+    @property
+    def index(self) -> int: ...
+
+
 class Poller:
     """A program's loop that waits for the results of a batch, whatever happens meanwhile."""
 
-    def __init__(self, batch: shem.Batch) -> None:
+    def __init__(self, results: AsyncIterable[Indexed]) -> None:
         self.indices: list[int] = []
         self._moved = asyncio.Event()
-        self._task = asyncio.create_task(self._poll(batch))
+        self._task = asyncio.create_task(self._poll(results))
 
-    async def _poll(self, batch: shem.Batch) -> None:
-        async for result in batch.results():
-            assert result.ok, result
+    async def _poll(self, results: AsyncIterable[Indexed]) -> None:
+        async for result in results:
             self.indices.append(result.index)
             self._moved.set()
 
@@ -124,13 +187,12 @@ class Poller:
 
 @asynccontextmanager
 async def rental(
-    net: Internet, directory: Path, provider_kind: str = "ours"
+    net: Internet, directory: Path, requestor_kind: str = "ours", provider_kind: str = "ours"
 ) -> AsyncIterator[Site]:
-    packed = payload.write_package(directory)
-    package = shem.WasmPackage.of_file(packed.path, url=packed.path.as_uri())
+    package = await asyncio.to_thread(write_slow_package, directory)
     async with region(net, directory) as made:
         requestor, provider = await asyncio.gather(
-            made.station("ours", "requestor"), made.station(provider_kind, "provider")
+            made.station(requestor_kind, "requestor"), made.station(provider_kind, "provider")
         )
         async with agent_at(provider, directory):
             yield Site(made, requestor, provider, package)

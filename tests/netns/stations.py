@@ -20,6 +20,7 @@ from typing import Any
 
 from shem.bus.client import BusClient
 from shem.bus.types import Call
+from shem.identity.keys import PrivateKey
 from shem.kernel.config import parse_gsb_url
 from shem.kernel.errors import ShemError
 from shem.rest.client import RestClient
@@ -199,6 +200,10 @@ class Station:
             f"{other.host.name} is out of reach of {self.host.name} for {spent:.1f} s"
         )
 
+    async def go_down(self) -> None:
+        """Shut the daemon down; a yagna, which takes its time, is killed."""
+        await (self.daemon.stop() if isinstance(self.daemon, OurNode) else self.daemon.kill())
+
     async def routes(self) -> set[str]:
         """Return the kinds of its sessions."""
         rows = await self.daemon.cli("net", "sessions")
@@ -256,15 +261,22 @@ class Region:
     stations: list[Station] = field(default_factory=list)
 
     async def station(
-        self, kind: str, name: str, *, behind_nat: bool = False, env: dict[str, str] | None = None
+        self,
+        kind: str,
+        name: str,
+        *,
+        behind_nat: bool = False,
+        env: dict[str, str] | None = None,
+        key: PrivateKey | None = None,
     ) -> Station:
-        """Start a daemon (`ours` or `yagna`) on a new host."""
+        """Start a daemon (`ours` or `yagna`) on a new host, with a key of its own or this one."""
         host = self.net.host(name, behind_nat=behind_nat)
         daemon = KINDS[kind](
             self.directory / name,
             self.relay.address,
             extra_env={"SHEM_LOG_LEVEL": os.environ.get("SHEM_LOG_LEVEL", "info"), **(env or {})},
             enter=host.space.enter,
+            **({} if key is None else {"key": key}),
         )
         daemon.bind = ("0.0.0.0", NODE_PORT)
         await self.stack.enter_async_context(Door(host, daemon.api_port))
