@@ -46,11 +46,9 @@ class Tap:
         net = self.node.net
         send = net.send
 
-        async def tapped(
-            target: NodeId, channel: Channel, message: bytes, *, timeout_s: float
-        ) -> None:
+        async def tapped(target: NodeId, channel: Channel, message: bytes, **options: Any) -> None:
             self._note(self.node_id, target, message)
-            await send(target, channel, message, timeout_s=timeout_s)
+            await send(target, channel, message, **options)
 
         net.send = tapped
         net.on_message(self._heard)

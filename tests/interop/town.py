@@ -58,7 +58,8 @@ class Town:
     async def whole_again(self) -> None:
         """Have all daemons up, and those that were restarted known to each other."""
         for party in self.parties.values():
-            if not party.daemon.is_running:
+            if not (party.daemon.is_running and await party.daemon.is_up()):
+                await party.daemon.kill()
                 await party.back()
         starts = [party.daemon.starts for party in self.parties.values()]
         if starts != self._starts:
