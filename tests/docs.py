@@ -25,6 +25,7 @@ MACHINES: Final = {
     "Activity, from report to report": ("shem.activity.states", "TRANSITIONS"),
     "Batch, as the requestor's node knows it": ("shem.activity.batches", "TRANSITIONS"),
     "ExeUnit": ("shem.exeunit.core", "TRANSITIONS"),
+    "End of work by its terms": ("shem.exeunit.ending", "TRANSITIONS"),
 }
 WORDS_MAX: Final = 160
 LIMIT_ENDINGS: Final = (

@@ -100,6 +100,7 @@ class Site:
         lives_s: float = 3_600.0,
         counters: tuple[str, ...] = (),
         offer: dict[str, Any] | None = None,
+        terms: dict[str, Any] | None = None,
         **demand: Any,
     ) -> None:
         expires_ms = World().clock.wall_ns() // 1_000_000 + int(lives_s * 1_000)
@@ -112,7 +113,7 @@ class Site:
         offered = {"golem.com.usage.vector": usage, "golem.inf.mem.gib": 1.0, **(offer or {})}
         body = {
             "agreementId": "a" * 64,
-            "demand": {"properties": {"golem": {"srv": {"comp": comp}}}},
+            "demand": {"properties": {"golem": {"srv": {"comp": comp}}, **(terms or {})}},
             "offer": {"properties": offered},
         }
         self.agreement.write_text(json.dumps(body))

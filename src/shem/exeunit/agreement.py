@@ -12,6 +12,7 @@ from typing import Final
 
 from shem.kernel.errors import UsageError
 from shem.kernel.times import NS_PER_S
+from shem.rest.endwhen import EndWhen, ResultSink, parse_end_when, parse_sink
 
 AGREEMENT_SIZE_MAX: Final = 4 << 20
 TASK_PACKAGE: Final = "golem.srv.comp.task_package"
@@ -39,6 +40,10 @@ class AgreementTerms:
     storage_gib: float | None
     threads: int | None
     expires_ns: int | None
+    offer: Mapping[str, object]
+    """The provider's side, flat: prices are read from it."""
+    end_when: EndWhen | None = None
+    sink: ResultSink | None = None
 
 
 def load_terms(path: Path) -> AgreementTerms:
@@ -73,6 +78,9 @@ def parse_terms(body: Mapping[str, object]) -> AgreementTerms:
         storage_gib=_number(offer.get(STORAGE_GIB)),
         threads=_count(offer.get(THREADS)),
         expires_ns=None if expires_ms is None else int(expires_ms) * _NS_PER_MS,
+        offer=offer,
+        end_when=parse_end_when(demand),
+        sink=parse_sink(demand),
     )
 
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 ENDING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT)
 
+FINISHING_SIGNAL: Final = signal.SIGUSR1
+"""The requestor is away for too long: take nothing new, and end with what runs."""
+
 
 @click.group()
 @click.option("-b", "--binary", type=click.Path(path_type=Path), help="A runtime's binary.")
@@ -141,4 +144,5 @@ async def _serve(setup: "Setup") -> None:
     loop = asyncio.get_running_loop()
     for number in ENDING_SIGNALS:
         loop.add_signal_handler(number, unit.end, f"Interrupted by signal: {int(number)}")
+    loop.add_signal_handler(FINISHING_SIGNAL, unit.finish)
     await unit.serve()

@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import Final
 
 from shem.exeunit.commands import Command, Kind
+from shem.exeunit.ending import End
 from shem.exeunit.journal import Record
 from shem.exeunit.results import (
     Outcome,
@@ -115,6 +116,7 @@ class Core:
     usage: dict[str, float] = field(default_factory=dict)
     """The last usage checkpoint: what earlier processes of this activity used."""
     output_size: int = 0
+    end: End = field(default_factory=End)
 
     # ---- decisions: they change nothing --------------------------------------------------------
 
@@ -130,6 +132,8 @@ class Core:
             raise Conflict(f"Batch {batch_id} was resolved as never accepted: use another id")
         if self.state is State.TERMINATED:
             raise Conflict("the activity is terminated")
+        if self.end.begun:
+            raise Conflict(f"the activity is ending by its terms: {self.end.cause}")
         if len(self.batches) >= BATCHES_MAX:
             raise Conflict(f"an activity takes at most {BATCHES_MAX} batches")
         if self.output_size >= OUTPUT_SIZE_MAX:
@@ -217,6 +221,8 @@ class Core:
                 self.pending = None
             case "usage":
                 self._apply_usage(record)
+            case "end":
+                self.end.apply(record)
             case other:
                 raise StorageFault(f"the journal has a record of the unknown kind {other!r}")
 

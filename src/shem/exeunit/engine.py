@@ -6,7 +6,7 @@ bus; `service` speaks for it.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Final, TypeVar
 
 import structlog
@@ -61,7 +61,7 @@ class Engine:
         for record in self.core.recover(self._world.clock.wall_ns()):
             log.warning("batch.interrupted", batch=record["batch"], index=record["index"])
             await self._write(record)
-        if self.core.state is State.READY:
+        if self.core.state is State.READY and not self.core.end.begun:
             try:
                 await self._performer.resume()
             except (RuntimeFault, OSError) as error:
@@ -142,6 +142,25 @@ class Engine:
         async with self._writing:
             if not self._ending:
                 await self._write(record)
+
+    async def note_end(self, decide: Callable[[], Record | None]) -> bool:
+        """Take the end of the work one step further, if that is still so; False: it is not."""
+        return await self._to_the_end(self._note_end(decide))
+
+    async def _note_end(self, decide: Callable[[], Record | None]) -> bool:
+        async with self._writing:
+            record = None if self._ending else decide()
+            if record is not None:
+                await self._write(record)
+            return record is not None
+
+    async def quiet(self, *, stop: bool) -> None:
+        """Wait until no batch runs any more, and then nothing at all; with `stop` make it so."""
+        if stop:
+            await self._performer.stop()
+        while any(not batch.ended for batch in self.core.batches.values()):
+            await self.changed.wait()
+        await self._performer.stop()
 
     async def shut_down(self) -> None:
         """Accept nothing more, stop what runs, and close the journal."""

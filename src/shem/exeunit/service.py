@@ -15,6 +15,7 @@ import structlog
 from shem.bus.client import BusClient
 from shem.exeunit.agreement import load_terms
 from shem.exeunit.core import State
+from shem.exeunit.ender import Ender
 from shem.exeunit.endpoints import Endpoints
 from shem.exeunit.engine import Engine
 from shem.exeunit.feeds import ProgressFeed
@@ -76,11 +77,19 @@ class ExeUnit:
         self._terms = load_terms(setup.agreement_file)
         self._stored_gib = 0.0
         self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._ender: Ender | None = None
+        self._finish = False
 
     def end(self, cause: str) -> None:
         """Ask the process to end; the first cause counts."""
         if not self._end.done():
             self._end.set_result(cause)
+
+    def finish(self) -> None:
+        """Take nothing new and end with what runs: the requestor is away for too long."""
+        self._finish = True
+        if self._ender is not None:
+            self._ender.finish()
 
     async def serve(self) -> None:
         """Run until something ends it."""
@@ -89,14 +98,15 @@ class ExeUnit:
         scope = TaskScope()
         async with client, scope:
             runtime = self._runtime(scope)
-            engine = self._engine(runtime, Mover(client, self._world), scope)
+            mover = Mover(client, self._world)
+            engine = self._engine(runtime, mover, scope)
             await engine.open()
             await asyncio.to_thread(clear_staging, setup.work_dir)
             log.info("exeunit.up", activity=setup.activity_id, state=str(engine.core.state))
-            await self._serve_on(client, engine, runtime, scope)
+            await self._serve_on(client, engine, runtime, mover, scope)
 
     async def _serve_on(
-        self, client: BusClient, engine: Engine, runtime: Runtime, scope: TaskScope
+        self, client: BusClient, engine: Engine, runtime: Runtime, mover: Mover, scope: TaskScope
     ) -> None:
         usage = Usage(
             self._terms,
@@ -116,7 +126,8 @@ class ExeUnit:
         )
         endpoints = Endpoints(self._setup.activity_id, engine, reports)
         if engine.core.state is State.TERMINATED:
-            await reports.tell_end(FINISHED, None)
+            end = engine.core.end
+            await reports.tell_end(end.text() if end.begun else FINISHED, None)
             return
         await endpoints.bind(client)
         scope.spawn(reports.tell_states(), "state reports")
@@ -124,12 +135,30 @@ class ExeUnit:
         scope.spawn(self._watch_usage(usage, engine), "usage checkpoints")
         scope.spawn(self._watch_storage(usage), "storage")
         scope.spawn(self._watch_expiry(), "expiry")
+        scope.spawn(self._end_by_terms(engine, usage, runtime, mover), "end by its terms")
         cause = await self._end
         log.info("exeunit.ending", activity=self._setup.activity_id, cause=cause)
-        await self._finish(engine, usage, reports, cause)
+        await self._shut_down(engine, usage, reports, cause)
         await self._leave(endpoints, client)
 
-    async def _finish(self, engine: Engine, usage: Usage, reports: Reports, cause: str) -> None:
+    async def _end_by_terms(
+        self, engine: Engine, usage: Usage, runtime: Runtime, mover: Mover
+    ) -> None:
+        self._ender = Ender(
+            activity_id=self._setup.activity_id,
+            work_dir=self._setup.work_dir,
+            terms=self._terms,
+            engine=engine,
+            usage=usage,
+            runtime=runtime,
+            mover=mover,
+            world=self._world,
+        )
+        if self._finish:
+            self._ender.finish()
+        self.end(await self._ender.run())
+
+    async def _shut_down(self, engine: Engine, usage: Usage, reports: Reports, cause: str) -> None:
         try:
             async with asyncio.timeout(SHUT_DOWN_TIMEOUT_S):
                 await engine.checkpoint_usage(usage.values())

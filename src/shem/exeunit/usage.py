@@ -42,6 +42,8 @@ class Usage:
     watched: frozenset[str] = frozenset({MEMORY, STORAGE})
     """Counters whose limit ends the activity; the runtime keeps to the other limits itself."""
     storage_gib: float = 0.0
+    frozen: Mapping[str, float] | None = None
+    """The counters, when they stand still: the work is over and only delivered."""
     _started_s: float = field(init=False)
     _cpu_s: float = 0.0
     _peak_gib: float = 0.0
@@ -51,6 +53,8 @@ class Usage:
 
     def values(self) -> dict[str, float]:
         """Return all counters by name."""
+        if self.frozen is not None:
+            return dict(self.frozen)
         cpu_s, memory_gib = measure_processes()
         self._cpu_s = max(self._cpu_s, cpu_s)
         self._peak_gib = max(self._peak_gib, memory_gib)
@@ -73,7 +77,7 @@ class Usage:
 
     def exceeded(self) -> str | None:
         """Say which limit is exceeded; None when none is."""
-        if not self.watched:
+        if not self.watched or self.frozen is not None:
             return None
         values = self.values()
         limits = {MEMORY: self.terms.memory_gib, STORAGE: self.terms.storage_gib}

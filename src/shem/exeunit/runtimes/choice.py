@@ -17,6 +17,7 @@ from shem.exeunit.runtimes.plugin import Plugin, PluginRuntime, ask
 from shem.exeunit.usage import COUNTERS, MEMORY, STORAGE
 from shem.kernel.tasks import TaskScope
 from shem.kernel.world import World
+from shem.rest.endwhen import CAN_END_WHEN, CAN_SINK, SINK_SCHEMES, Condition
 
 OFFER_TEMPLATE: Final[dict[str, Any]] = {
     "properties": {
@@ -25,6 +26,8 @@ OFFER_TEMPLATE: Final[dict[str, Any]] = {
         "golem.activity.caps.transfer.report-progress": True,
         "golem.activity.caps.deploy.report-progress": True,
         "golem.runtime.capabilities": [],
+        CAN_END_WHEN: [str(condition) for condition in Condition],
+        CAN_SINK: list(SINK_SCHEMES),
     },
     "constraints": "",
 }

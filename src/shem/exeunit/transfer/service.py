@@ -58,6 +58,18 @@ class Transfers:
             else:
                 await self._put_in(target, path, spec.format, volumes)
 
+    async def take_out(self, inside: str, volumes: Sequence[Volume], path: Path) -> None:
+        """Make our file of what is inside: a file as it is, a directory packed."""
+        source = Location(inside, Scheme.CONTAINER)
+        kind = Format.TAR_GZ if _is_directory(source, volumes) else None
+        await self._take_out(source, path, TransferSpec(inside, "", kind), volumes)
+
+    @asynccontextmanager
+    async def staged(self) -> AsyncIterator[Path]:
+        """Give a place for one file that is about to be sent."""
+        async with self._staging() as path:
+            yield path
+
     async def _take_out(
         self, source: Location, path: Path, spec: TransferSpec, volumes: Sequence[Volume]
     ) -> None:
@@ -118,6 +130,14 @@ class Transfers:
 def clear_staging(work_dir: Path) -> None:
     """Remove what an ExeUnit that was killed left under way; blocks."""
     shutil.rmtree(work_dir / DIRECTORY_NAME, ignore_errors=True)
+
+
+def _is_directory(source: Location, volumes: Sequence[Volume]) -> bool:
+    try:
+        with find_inside(source.inside, volumes).directory(create=False):
+            return True
+    except RuntimeFault:
+        return False
 
 
 def _location(text: str) -> Location:

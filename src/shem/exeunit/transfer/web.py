@@ -34,6 +34,10 @@ class WebFault(Exception):
     """An attempt has failed and the next one may work."""
 
 
+class Refused(RuntimeFault):
+    """It will not work at any other time either."""
+
+
 class Download:
     """One file that is being fetched, attempt after attempt."""
 
@@ -136,10 +140,10 @@ async def _translated() -> AsyncIterator[None]:
     try:
         yield
     except (aiohttp.InvalidURL, aiohttp.TooManyRedirects, ValueError) as error:
-        raise RuntimeFault(f"Transfer error: {error!r}") from error
+        raise Refused(f"Transfer error: {error!r}") from error
     except (aiohttp.ClientError, TimeoutError) as error:
         if (refusal := _refusal(error)) is not None:
-            raise RuntimeFault(f"Transfer error: {refusal}") from error
+            raise Refused(f"Transfer error: {refusal}") from error
         raise WebFault(repr(error)) from error
 
 
