@@ -88,15 +88,15 @@ class Load:
             else:
                 commands.append(Run("mandel", "note", name))
                 traces.append([name])
-        return self._enter(tag, commands, traces, chosen, activity_id)
+        return self.enter(tag, commands, traces, chosen, activity_id)
 
     def first_batch(self, tag: str, activity_id: str) -> Facts:
         """Write down the batch that makes an activity ready."""
         commands: list[Command] = [Deploy(), Start(), Run("mandel", "scene", SCENE)]
         commands.append(Run("mandel", "note", tag))
-        return self._enter(tag, commands, [[], [], [], [tag]], True, activity_id)
+        return self.enter(tag, commands, [[], [], [], [tag]], True, activity_id)
 
-    def _enter(
+    def enter(
         self,
         tag: str,
         commands: list[Command],
@@ -104,6 +104,7 @@ class Load:
         chosen: bool,
         activity_id: str | None,
     ) -> Facts:
+        """Write a batch down, with the lines that each command leaves in the ledger."""
         batch_id = self.rng.randbytes(16).hex() if chosen else None
         facts = Facts(tag, traces, encode(commands), activity_id or self.activity_id, batch_id)
         self.batches[tag] = facts

@@ -161,10 +161,7 @@ class Trader:
     async def _work(self, deal: Deal) -> None:
         """Create an activity, the same one however often it is asked for, and run a batch in it."""
         load, activity = self.load, self.load.rest.activity
-        created = await self._create(deal)
-        while not created.ok and NEVER_MADE in created.text:
-            deal.intent_id = load.rng.randbytes(16).hex()
-            created = await self._create(deal)
+        created = await self.create(deal)
         if not created.ok:
             if TOO_LATE not in created.text:
                 load.history.wrong(f"an activity was not created: {created}")
@@ -180,11 +177,16 @@ class Trader:
             )
             deal.destroyed = destroyed.ok
 
-    async def _create(self, deal: Deal) -> Call:
+    async def create(self, deal: Deal) -> Call:
+        """Ask for an activity under the deal's intent; under a new one if that came to nothing."""
         create = self.load.rest.activity.create
-        return await self.load.until(
-            WHO, "create", lambda: create(deal.agreement_id, intent_id=deal.intent_id)
-        )
+        while True:
+            created = await self.load.until(
+                WHO, "create", lambda: create(deal.agreement_id, intent_id=deal.intent_id)
+            )
+            if created.ok or NEVER_MADE not in created.text:
+                return created
+            deal.intent_id = self.load.rng.randbytes(16).hex()
 
     async def _end(self, deal: Deal) -> None:
         """Terminate what is in force, or may come into force yet."""

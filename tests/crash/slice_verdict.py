@@ -43,7 +43,7 @@ class Verdict:
         activities = {self.load.activity_id: True}
         activities |= {deal.activity_id: False for deal in deals if deal.activity_id}
         for activity_id, lives in activities.items():
-            await self._batches(activity_id, lives=lives)
+            await self.batches(activity_id, lives=lives)
         await self._agreements(deals)
         for deal in deals:
             await self._activities_of(deal)
@@ -55,7 +55,8 @@ class Verdict:
 
     # ---- batches -------------------------------------------------------------------------------
 
-    async def _batches(self, activity_id: str, *, lives: bool) -> None:
+    async def batches(self, activity_id: str, *, lives: bool) -> None:
+        """Check what is told of an activity's batches against the payload's own ledger."""
         listed = await self._settled(activity_id, lives=lives)
         mine = [f for f in self.load.batches.values() if f.activity_id == activity_id]
         for facts in mine:
@@ -152,15 +153,16 @@ class Verdict:
             self.wrong(f"deal {deal.agreement_id}: activities {ours} here, {theirs} there")
         if deal.activity_id is None:
             for activity_id in theirs:  # it came too late for its creator
-                await self._until_terminated(activity_id, self.provider)
+                await self.until_terminated(activity_id, self.provider)
             return
         if deal.activity_id not in ours:
             self.wrong(f"activity {deal.activity_id} was acknowledged and is gone")
             return
         if deal.destroyed or deal.terminated:
-            await self._until_terminated(deal.activity_id, self.requestor, self.provider)
+            await self.until_terminated(deal.activity_id, self.requestor, self.provider)
 
-    async def _until_terminated(self, activity_id: str, *nodes: RestClient) -> None:
+    async def until_terminated(self, activity_id: str, *nodes: RestClient) -> None:
+        """Wait until all of them say that an activity has ended."""
         deadline = time.monotonic() + AGREE_WITHIN_S
         while True:
             found = [(await node.activity.state(activity_id)).current for node in nodes]
