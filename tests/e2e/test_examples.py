@@ -10,6 +10,7 @@ import pytest
 
 import shem
 from shem.devnet.compose import Devnet
+from tests.busybox_image import requires_container, write_image
 
 UNIT_ENDS_S = 15.0
 """An ExeUnit ends by itself soon after its activity was destroyed."""
@@ -19,34 +20,40 @@ EXAMPLE_TIMEOUT_S = 60.0
 CUT_OFF = ("power cut", "stopped", "terminated")
 
 
-async def _start(net: Devnet, name: str, *arguments: str) -> asyncio.subprocess.Process:
+async def _start(
+    net: Devnet, name: str, *arguments: str, **more: str
+) -> asyncio.subprocess.Process:
     env = {
         **os.environ,
         **net.program_env(),
         "SHEM_PACKAGE_URL": net.package.url,
         "SHEM_PACKAGE_HASH": net.package.hash,
         "SHEM_STATE_DIR": str(net.directory / "state"),
+        **more,
     }
     return await asyncio.create_subprocess_exec(
         sys.executable,
         str(EXAMPLES / name),
         *arguments,
         env=env,
+        cwd=net.directory,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
 
 
-async def _run(net: Devnet, name: str, *arguments: str) -> str:
-    process = await _start(net, name, *arguments)
+async def _run(net: Devnet, name: str, *arguments: str, **more: str) -> str:
+    process = await _start(net, name, *arguments, **more)
     output, _ = await asyncio.wait_for(process.communicate(), EXAMPLE_TIMEOUT_S)
     assert process.returncode == 0, output.decode()
     return output.decode()
 
 
-async def _run_and_kill(net: Devnet, lines: int, word: str, name: str, *arguments: str) -> str:
+async def _run_and_kill(
+    net: Devnet, lines: int, word: str, name: str, *arguments: str, **more: str
+) -> str:
     """Kill a program after so many lines that begin with `word`; return what it had said."""
-    process = await _start(net, name, *arguments)
+    process = await _start(net, name, *arguments, **more)
     assert process.stdout is not None
     said: list[str] = []
     async with asyncio.timeout(EXAMPLE_TIMEOUT_S):
@@ -103,6 +110,29 @@ async def test_a_service_is_killed_and_taken_up(short_dir: Path) -> None:
     rendered = [line for line in ran if line.startswith("frame")]
     assert len(frames) == 3 and frames == sorted(frames, key=int)
     assert len(rendered) >= 5 and all(ran[line] == 1 for line in rendered)
+
+
+@requires_container()
+async def test_a_web_server_in_a_container_is_found_again(short_dir: Path) -> None:
+    async with Devnet(short_dir) as net:
+        image = write_image(net.directory / "package")
+        where = {
+            "SHEM_IMAGE_URL": f"{net.package.url.rpartition('/')[0]}/{image.path.name}",
+            "SHEM_IMAGE_HASH": f"sha3:{image.sha3_256}",
+        }
+        name = "06_container_service.py"
+        first = await _run_and_kill(net, 3, "hits", name, "50", **where)
+        second = await _run(net, name, "3", "--leave", **where)
+        third = await _run(net, name, "3", **where)
+
+    seen = [int(line.split()[1]) for line in third.splitlines() if line.startswith("hits")]
+    assert first.count("started") == 1 and "new " in first
+    assert second.startswith("resumed ") and third.startswith("resumed ")
+    assert "started" not in second + third
+    assert len(seen) == 3 and seen == list(range(seen[0], seen[0] + 3)) and seen[0] > 4
+    assert third.endswith("hits.log\n")
+    hits = (short_dir / "hits.log").read_text().splitlines()
+    assert hits == ["hit"] * seen[-1]
 
 
 async def test_a_map_is_killed_and_continued(short_dir: Path) -> None:

@@ -1,5 +1,7 @@
 """The SDK at a real yagna 0.17.6: what its REST cannot do is said, and never guessed."""
 
+import os
+
 import pytest
 
 import shem
@@ -72,6 +74,26 @@ async def test_the_sdk_rents_through_a_real_yagna_from_our_provider(tmp_path, sh
         assert ended is not None and (ended.by, ended.why) == ("Requestor", "done")
 
 
+async def test_files_through_a_real_yagna(tmp_path, short_dir):
+    """Our `gftp` at a yagna's bus serves a file, and takes one, for our provider's ExeUnit."""
+    there, back = short_dir / "there", short_dir / "back"
+    there.write_bytes(os.urandom(3_000_000))
+    told = []
+    async with (
+        Devnet(short_dir) as net,
+        real_yagna(tmp_path, net.relay_address) as yagna,
+        golem_at(yagna) as golem,
+        golem.rent(net.package, timeout=60) as activity,
+    ):
+        await activity.upload(there, "/work/file", progress=told.append)
+        await activity.download("/work/file", back)
+        with pytest.raises(shem.CommandFailed, match="path not found"):
+            await activity.upload(there, "/outside")
+
+    assert back.read_bytes() == there.read_bytes()
+    assert told[-1].done == told[-1].total == 3_000_000
+
+
 async def test_services_and_maps_through_a_real_yagna(tmp_path, short_dir, monkeypatch):
     """What a yagna does not know is kept in our notes, or computed from the agreement."""
     monkeypatch.setenv("SHEM_STATE_DIR", str(tmp_path / "state"))
@@ -133,5 +155,10 @@ def frame(number):
 
 def golem_at(yagna):
     return shem.Golem(
-        "interop", api_url=yagna.api_url, app_key=yagna.app_key, subnet=SUBNET, patience=60.0
+        "interop",
+        api_url=yagna.api_url,
+        app_key=yagna.app_key,
+        gsb_url=yagna.gsb_url,
+        subnet=SUBNET,
+        patience=60.0,
     )

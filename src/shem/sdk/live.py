@@ -71,9 +71,12 @@ def events_of(raw: RuntimeEvent) -> Iterator[Event]:
 
 def text_of(captured: str | list[int] | None) -> str:
     """Return captured output as text."""
-    if isinstance(captured, list):
+    if not isinstance(captured, list):
+        return captured or ""
+    try:
         return bytes(captured).decode(errors="replace")
-    return captured or ""
+    except (ValueError, TypeError):  # no bytes, whatever the node says
+        return "\N{REPLACEMENT CHARACTER}"
 
 
 def _progress(index: int, body: dict[str, Any]) -> Iterator[Progress]:
