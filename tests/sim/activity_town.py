@@ -402,6 +402,18 @@ class ExeUnit:
         ][first : first + 2]
         return {"batches": page, "total": len(self.batches)}
 
+    async def _list(self, _call: Call, body: Any) -> object:
+        listed = [
+            {
+                "batchId": batch_id,
+                "script": batch.script,
+                "acceptedNs": EPOCH_NS + position,
+                "results": len(batch.results),
+            }
+            for position, (batch_id, batch) in enumerate(self.batches.items())
+        ]
+        return {"batches": listed[body.get("from") or 0 :], "total": len(listed)}
+
     async def _running(self, _call: Call, _body: object) -> object:
         return [{"command": "Run", "progress": None, "params": []}]
 

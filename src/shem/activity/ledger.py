@@ -106,6 +106,15 @@ async def load_batches(fetch: Fetch, activity_id: str) -> list[tuple[Batch, str]
     return [(_batch(row), row["script"]) for row in rows]
 
 
+async def count_accepted(fetch: Fetch, activity_id: str) -> int:
+    rows = await fetch(
+        "SELECT count(*) AS many FROM activity_batch"
+        " WHERE activity_id = :activity AND state = 'accepted' LIMIT 1",
+        activity=activity_id,
+    )
+    return int(rows[0]["many"])
+
+
 async def load_open(fetch: Fetch, activity_id: str | None = None) -> list[Batch]:
     """Return the batches whose end is not known: of one activity, or of the whole node."""
     only = "" if activity_id is None else " AND activity_id = :activity"

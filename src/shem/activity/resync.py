@@ -2,7 +2,8 @@
 
 For every provider of living activities, when this node starts and whenever the provider shows up,
 is lost, or leaves a create without an answer: first the intents that it left unanswered, then state
-and usage of each activity, oldest first and a few at a time. (Missed results are the puller's; it
+and usage of each activity, oldest first and a few at a time; once in a run also which batches there
+are, lest the store was put back to an earlier state. (Missed results are the puller's; it
 is woken by the session that the first answer brings.) A provider that is away is tried again, every
 few seconds, and at once when it shows a sign of life. Memory: one task per provider, a page of
 activities each; interactive calls come in between.
@@ -17,8 +18,10 @@ import structlog
 
 from shem.activity.creator import Creator
 from shem.activity.intents import load_unanswering
+from shem.activity.messages import ProviderTimedOut
 from shem.activity.reading import Reading
 from shem.activity.records import Activity, alive_at, providers_of_alive
+from shem.activity.takeup import TakeUp
 from shem.kernel.errors import ShemError, TimedOut, Unreachable
 from shem.kernel.ids import NodeId
 from shem.kernel.tasks import TaskScope
@@ -34,6 +37,8 @@ PAGE_MAX: Final = 100
 ASK_TIMEOUT_S: Final = 5.0
 PERIOD_MIN_S: Final = 10.0
 """Between two looks at one provider, however often it shows up."""
+LOOKS_MAX: Final = 360
+"""For the batches of an activity that has just ended: an hour."""
 BACKOFF_MIN_S: Final = 1.0
 BACKOFF_MAX_S: Final = 4.0
 
@@ -48,10 +53,16 @@ class _Meeting:
 class Resync:
     """Looks after what was missed."""
 
-    def __init__(self, store: Store, reading: Reading, creator: Creator, world: World) -> None:
+    def __init__(
+        self, store: Store, reading: Reading, creator: Creator, takeup: TakeUp, world: World
+    ) -> None:
         self._store = store
         self._reading = reading
         self._creator = creator
+        self._takeup = takeup
+        self._news = asyncio.Event()
+        self._met: set[NodeId] = set()
+        """Providers that were asked about everything in this run."""
         self._world = world
         self._scope: TaskScope | None = None
         self._meetings: dict[NodeId, _Meeting] = {}
@@ -99,6 +110,7 @@ class Resync:
             log.warning("resync.failed", peer=provider, reason=error.message)
         finally:
             del self._meetings[provider]
+            self._tell()
 
     async def _pause(self, meeting: _Meeting, seconds: float) -> None:
         try:
@@ -116,6 +128,9 @@ class Resync:
                 await self._refresh(page[0])
             await _all(self._in_turn(activity) for activity in page[0 if seen else 1 :])
             cursor, seen = (page[-1].created_ns, page[-1].activity_id), seen + len(page)
+        if len(self._met) < PROVIDERS_MAX:
+            self._met.add(provider)
+        self._tell()
         if seen:
             log.info("resync.done", peer=provider, activities=seen)
 
@@ -128,10 +143,46 @@ class Resync:
             state = await self._reading.state(activity, ASK_TIMEOUT_S)
             if not state.ended:
                 await self._reading.usage(activity, ASK_TIMEOUT_S)
+            if activity.provider not in self._met:
+                await self._look_behind(activity)
         except (Unreachable, TimedOut, StoreClosed):
             raise
         except ShemError as error:
             log.info("resync.not_told", activity=activity.activity_id, reason=error.message)
+
+    async def _look_behind(self, activity: Activity) -> None:
+        """Find unknown batches; what an ended ExeUnit left may still be on its way to its node."""
+        try:
+            await self._takeup.look_behind(activity)
+        except ProviderTimedOut:
+            assert self._scope is not None
+            if self._scope.size < PROVIDERS_MAX:
+                name = f"batches of {activity.activity_id}"
+                self._scope.spawn(self._look_again(activity), name)
+
+    async def _look_again(self, activity: Activity) -> None:
+        for _ in range(LOOKS_MAX):
+            await self._world.clock.sleep(PERIOD_MIN_S)
+            try:
+                await self._takeup.look_behind(activity)
+            except (Unreachable, TimedOut):
+                continue
+            except ShemError as error:
+                log.info("batches.not_told", activity=activity.activity_id, reason=error.message)
+            return
+
+    async def caught_up(self, provider: NodeId, within_s: float) -> None:
+        """Wait until the provider was asked about everything in this run, if that is under way."""
+        try:
+            async with asyncio.timeout(within_s):
+                while provider in self._meetings and provider not in self._met:
+                    await self._news.wait()
+        except TimeoutError:
+            return
+
+    def _tell(self) -> None:
+        news, self._news = self._news, asyncio.Event()
+        news.set()
 
 
 async def _all(works: Iterable[Coroutine[object, object, None]]) -> None:

@@ -62,6 +62,8 @@ T = TypeVar("T")
 
 ENDED_AT_ONCE_MAX: Final = 1_000
 """Agreements whose end waits to be handled; more are found by the monitor."""
+CATCH_UP_S: Final = 2.0
+"""How long the list of batches waits for a node that has just started to learn of them."""
 PUB_KEY_SIZES: Final = (33, 65)
 
 READ_STATE: Final = {
@@ -100,7 +102,7 @@ class ActivityService:
         self._reading = Reading(store, peers, self._work, self._puller, world)
         self._takeup = TakeUp(store, peers, self._puller, world)
         self._creator = Creator(store, peers, world)
-        self._resync = Resync(store, self._reading, self._creator, world)
+        self._resync = Resync(store, self._reading, self._creator, self._takeup, world)
         self._destroyer = Destroyer(
             store, peers, outbox, work=self._work, puller=self._puller, world=world
         )
@@ -296,6 +298,7 @@ class ActivityService:
 
     async def batches(self, caller: Caller, activity_id: str) -> list[dict[str, object]]:
         activity = await self._own(caller, activity_id, Action.GET_EXEC_BATCH_RESULTS)
+        await self._resync.caught_up(activity.provider, CATCH_UP_S)
         return await self._reading.batches(activity)
 
     async def running_command(

@@ -12,8 +12,10 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from shem.activity.batches import BatchState
-from shem.activity.ledger import BATCHES_MAX, Batch, load_batch, save_batch
+from shem.activity import ledger
+from shem.activity.batches import BatchState, News, learn
+from shem.activity.ledger import Batch
+from shem.activity.messages import FEATURE_LIST
 from shem.activity.parties import Agreement
 from shem.activity.peer import ANSWER_GRACE_S, Peers
 from shem.activity.puller import Puller
@@ -47,7 +49,7 @@ class TakeUp:
         if activity is None:
             activity = await self._fetch(agreement, activity_id)
         try:
-            await self._fetch_batches(activity)
+            await self.find_batches(activity)
         except (Unreachable, TimedOut):
             raise
         except ShemError as error:  # a legacy ExeUnit, or none any more
@@ -65,28 +67,58 @@ class TakeUp:
         log.info("activity.taken_up", activity=activity_id, peer=agreement.provider)
         return activity
 
-    async def _fetch_batches(self, activity: Activity) -> None:
+    async def look_behind(self, activity: Activity) -> None:
+        """Find batches of which this node knows nothing, if the ExeUnit has some.
+
+        That is so when the data directory was put back to an earlier state.
+        """
+        lists = await self._peers.can(activity.provider, FEATURE_LIST)
+        if lists is None:
+            raise Unreachable(f"provider {activity.provider} cannot be asked now")
+        if lists:
+            known = await ledger.count_accepted(self._store.fetch, activity.activity_id)
+            _, total = _page(await self._list(activity, known), activity)
+            if total > known:
+                await self.find_batches(activity)
+
+    async def find_batches(self, activity: Activity) -> None:
         """Note every batch that the ExeUnit tells of; the puller gets their results."""
-        seen, total = 0, 1
-        while seen < min(total, BATCHES_MAX):
-            body = {"activityId": activity.activity_id, "from": seen}
-            page = await self._ask(
-                activity, f"exeunit/{activity.activity_id}/ListBatches", body, transfer=True
-            )
-            batches, total = _page(page, activity)
+        seen, total, found = 0, 1, 0
+        while seen < min(total, ledger.BATCHES_MAX):
+            batches, total = _page(await self._list(activity, seen), activity)
             if not batches:
-                return
+                break
             seen += len(batches)
             for batch, script in batches:
-                await self._keep(batch, script)
+                found += await self._keep(batch, script)
+        if found:
+            log.warning(
+                "batches.found",
+                activity=activity.activity_id,
+                batches=found,
+                note="this node had no record of them: it is a new one, or was put back",
+            )
 
-    async def _keep(self, batch: Batch, script: Script) -> None:
+    async def _list(self, activity: Activity, first: int) -> object:
+        return await self._ask(
+            activity,
+            f"exeunit/{activity.activity_id}/ListBatches",
+            {"activityId": activity.activity_id, "from": first},
+            transfer=True,
+        )
+
+    async def _keep(self, batch: Batch, script: Script) -> bool:
+        """Add a batch to the ledger, or learn that a known one was accepted; True when added."""
         async with self._store.unit(batch.activity_id) as unit:
-            known = await load_batch(unit.fetch, batch.activity_id, batch.batch_id)
+            known = await ledger.load_batch(unit.fetch, batch.activity_id, batch.batch_id)
             if known is None:
-                save_batch(unit, batch, script.text)
-        if known is None:
-            self._puller.watch(batch)
+                ledger.save_batch(unit, batch, script.text)
+            elif _is_news(known, batch):
+                ledger.save_batch_state(unit, known, BatchState.ACCEPTED, None)
+        fresh = await ledger.load_batch(self._store.fetch, batch.activity_id, batch.batch_id)
+        assert fresh is not None
+        self._puller.watch(fresh)
+        return known is None
 
     async def _ask(
         self, owned: Agreement | Activity, path: str, body: object, *, transfer: bool = False
@@ -99,6 +131,12 @@ class TakeUp:
             timeout_s=ASK_TIMEOUT_S + ANSWER_GRACE_S,
             transfer=transfer,
         )
+
+
+def _is_news(known: Batch, told: Batch) -> bool:
+    """Tell whether a batch that got no answer turns out to have been accepted."""
+    learned = learn(known.state, News.ACCEPTED)
+    return learned is not None and learned is not known.state and known.digest == told.digest
 
 
 def _activity(
