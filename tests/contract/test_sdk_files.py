@@ -20,7 +20,7 @@ from shem.gftp.transport import Transport
 from shem.kernel.errors import UsageError
 from tests.crash.exeunit_site import until
 from tests.gftp_town import Town, town
-from tests.rented import HERE, MARKET, WASM, agreement, golem, rentable, results
+from tests.rented import HERE, MARKET, WASM, agreement, batch_row, golem, rentable, results
 from tests.scripted_node import Answer, Call, ScriptedNode, ok, scripted_node
 
 EXEC = HERE + "/*/exec"
@@ -390,3 +390,34 @@ async def test_without_async(short_dir: Path) -> None:
         with pytest.raises(UsageError, match="cannot be written"):
             await asyncio.to_thread(work)
         assert len(there.sent) == 2
+
+
+async def test_an_input_of_a_map_whose_file_did_not_come_is_computed_again(
+    short_dir: Path,
+) -> None:
+    def script(number: int) -> list[shem.Run | shem.Download]:
+        return [shem.Run("tool", str(number)), shem.Download("/out", short_dir / f"{number}")]
+
+    bus = f"unix:{short_dir / 'bus.sock'}"
+    async with scripted_node() as node, town(short_dir):
+        rentable(node)
+        node.answer("GET", "/version/get", ok({"current": {"version": "1", "name": "shem 1"}}))
+        node.answer("GET", f"{MARKET}/agreements", ok([]))
+        accepted = lambda: [call.body["batchId"] for call in node.made("POST", EXEC)]  # noqa: E731
+        node.answer("GET", EXEC, lambda _: ok([batch_row(batch) for batch in accepted()]))
+        cut = results("computed", "", fails=True)
+        cut[0]["message"], cut[1]["message"] = None, CUT
+        launched = ok(results("deployed", "started"))
+        node.answer("GET", EXEC + "/*", launched, ok(cut), ok(results("computed", "")))
+        async with (
+            golem(node, gsb_url=bus) as session,
+            session.map(
+                script, [1], payload=WASM, name="files", state_dir=short_dir / "state"
+            ) as mapping,
+        ):
+            [done] = [done async for done in mapping]
+
+    assert done.ok and [result.stdout for result in done.results] == ["computed", ""]
+    assert [again.why for again in mapping.recomputed] == [CUT]
+    sent = [json.loads(call.body["text"]) for call in node.made("POST", EXEC)][1:]
+    assert len(sent) == 2 and sides(sent[0][1]) != sides(sent[1][1])

@@ -25,7 +25,9 @@ from shem.sdk.errors import (
     NoProvider,
     NotReachable,
 )
+from shem.sdk.files import is_ours
 from shem.sdk.journal import Journal
+from shem.sdk.moving import is_cut
 from shem.sdk.patience import passing
 from shem.sdk.progress import ASSIGNED, DONE, LOST, RENAMED, Assignment, Progress, result_fields
 from shem.sdk.rental import Rental, give_up, is_shem
@@ -269,9 +271,9 @@ class Crew:
     # --- what became of an input ----------------------------------------------------------------
 
     async def _accept(self, index: int, results: Sequence[CommandResult]) -> bool:
-        """Note an accepted result; an interrupted one is computed again."""
+        """Note an accepted result; one that was interrupted, or lost its way, is computed again."""
         task = self.progress.in_flight[index]
-        if not results or not results[-1].last or results[-1].interrupted:
+        if not self._is_complete(index, results):
             why = results[-1].message if results else "the batch ended without a result"
             await self._lose(task, why or "interrupted")
             return True
@@ -280,6 +282,14 @@ class Crew:
         self._give(index)
         self._tell()
         return True
+
+    def _is_complete(self, index: int, results: Sequence[CommandResult]) -> bool:
+        """Tell whether a batch came to its own end, and its files to us."""
+        if not results or not results[-1].last or results[-1].interrupted:
+            return False
+        script = self._scripts[index]
+        place = results[-1].index
+        return not (is_cut(results[-1]) and place < len(script) and is_ours(script[place]))
 
     async def _salvage(self, task: Assignment, why: str = "its activity has ended") -> None:
         """Accept what the node has kept of a batch that nobody can wait for, or lose the input."""
@@ -290,7 +300,7 @@ class Crew:
             log.info("no results of batch %s: %s", task.batch_id, error)
             raws = []
         results = [result_of(task.batch_id, raw) for raw in raws]
-        if results and results[-1].last and not results[-1].interrupted:
+        if self._is_complete(task.index, results):
             await self._accept(task.index, results)
         else:
             await self._lose(task, why)
