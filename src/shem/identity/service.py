@@ -49,6 +49,7 @@ class IdentityService:
         self._default_told: NodeId | None = None
         self._app_keys = AppKeys(store, world)
         self._on_lock: list[Callable[[str, NodeId], None]] = []
+        self._on_drop: list[Callable[[NodeId], None]] = []
         self._on_app_key: list[Callable[[str, AppKeyInfo], None]] = []
 
     async def start(self) -> None:
@@ -109,9 +110,17 @@ class IdentityService:
         """Tell whether this is an identity of this node, locked or not."""
         return node_id in self._keys or node_id in self._locked
 
+    def is_usable(self, node_id: NodeId) -> bool:
+        """Tell whether this is an identity of this node that is not locked."""
+        return node_id in self._keys
+
     def on_lock(self, fn: Callable[[str, NodeId], None]) -> None:
         """Call `fn(LOCKED or UNLOCKED, identity)` when that has become durable."""
         self._on_lock.append(fn)
+
+    def on_drop(self, fn: Callable[[NodeId], None]) -> None:
+        """Call `fn(identity)` when it has been dropped, durably; LOCKED comes before that."""
+        self._on_drop.append(fn)
 
     def on_app_key(self, fn: Callable[[str, AppKeyInfo], None]) -> None:
         """Call `fn(NEW_KEY or DROPPED_KEY, app-key)` when that has become durable."""
@@ -169,7 +178,7 @@ class IdentityService:
     async def lock(self, node_id: NodeId, *, new_password: str | None = None) -> IdentityInfo:
         """Forget the key until its password is given; a new password seals it anew first.
 
-        What the net has proven with the key stays proven until the node restarts.
+        The net goes by the name of the default identity of this run, locked or not.
         """
         async with self._store.unit(UNIT) as unit:
             row = await rows.one(unit, node_id)
@@ -271,14 +280,17 @@ class IdentityService:
             self._default_key = key
 
     def _forget(self, node_id: NodeId) -> None:
-        if self._keys.pop(node_id, None) is not None:
-            self._tell_lock(LOCKED, node_id)
+        was_usable = self._keys.pop(node_id, None) is not None
         self._locked.add(node_id)
+        if was_usable:
+            self._tell_lock(LOCKED, node_id)
 
     def _forget_for_ever(self, node_id: NodeId) -> None:
         self._forget(node_id)
         self._locked.discard(node_id)
         self._dropped.add(node_id)
+        for fn in self._on_drop:
+            fn(node_id)
 
     def _tell_lock(self, what: str, node_id: NodeId) -> None:
         for fn in self._on_lock:

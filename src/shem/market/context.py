@@ -27,6 +27,7 @@ class Identities(Protocol):
     """The part of `identity.service.IdentityService` that the market needs."""
 
     def owns(self, node_id: NodeId) -> bool: ...
+    def is_usable(self, node_id: NodeId) -> bool: ...
 
 
 class Answers:

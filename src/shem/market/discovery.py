@@ -147,7 +147,9 @@ class Discovery:
         self._said_at = self._context.world.clock.monotonic()
         now_ns = self._context.now_ns()
         fetch = self._context.store.fetch
-        known = await active_subscriptions(fetch, OFFER, now_ns, ROUND_IDS_MAX, own_first=True)
+        active = await active_subscriptions(fetch, OFFER, now_ns, ROUND_IDS_MAX, own_first=True)
+        usable = self._context.identities.is_usable
+        known = [item for item in active if not item.own or usable(item.identity)]
         self._offers.add((item.subscription_id for item in known), OWN_DELAY_S)
         own = (item.subscription_id for item in known if item.own)
         self._offers.add(own, OWN_DELAY_S, own_again_s)

@@ -11,9 +11,10 @@ from typing import Final
 from shem.bus.types import Call
 from shem.kernel import times
 from shem.kernel.errors import PeerError, ShemError, UsageError
+from shem.kernel.ids import NodeId
 from shem.market.context import Context
 from shem.market.messages import DISCOVERY, OfferIds, Query, decode, encode
-from shem.market.records import OFFER
+from shem.market.records import OFFER, Subscription
 from shem.market.subscription_rows import load_subscription, page_of_offers
 from shem.wire.flexbuffers import Blob, as_bytes
 
@@ -33,7 +34,7 @@ def serve(context: Context) -> None:
             offer = await load_subscription(context.store.fetch, offer_id)
             if offer is None or offer.kind != OFFER or not offer.is_active(now_ns):
                 continue
-            if offer.own or offer.identity != call.caller.node_id:
+            if _is_told(offer, call.caller.node_id):
                 found.append(encode(offer.as_offer_row()))
         return found
 
@@ -49,6 +50,11 @@ def serve(context: Context) -> None:
             "offers": [item.subscription_id for item in page],
             "iterator": _cursor(page[-1].inserted_ns) if more else None,
         }
+
+    def _is_told(offer: Subscription, asker: NodeId) -> bool:
+        if offer.own:
+            return context.identities.is_usable(offer.identity)
+        return offer.identity != asker
 
     context.bus.serve(f"/public{DISCOVERY}/Get", get, error=_internal)
     context.bus.serve(f"/public{DISCOVERY}/Query", query, error=_internal)

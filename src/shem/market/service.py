@@ -143,6 +143,7 @@ class MarketService:
 
     async def __aenter__(self) -> Self:
         await self._handshake.repair()
+        await self.withdraw_orphans()
         await self._scope.__aenter__()
         self._scope.spawn(self._discovery.run(), "market discovery")
         self._scope.spawn(self._reconciler.run(), "market reconciliation")
@@ -190,6 +191,11 @@ class MarketService:
         await subscriptions.unsubscribe(self._context, who.node_id, kind, subscription_id)
         if kind == OFFER:
             self._discovery.withdraw(subscription_id)
+
+    async def withdraw_orphans(self) -> None:
+        """Withdraw what was published by identities that were dropped."""
+        for offer_id in await subscriptions.withdraw_orphans(self._context):
+            self._discovery.withdraw(offer_id)
 
     async def collect(
         self,

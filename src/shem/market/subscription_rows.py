@@ -8,6 +8,8 @@ from shem.store.unit import Fetch, Row, Unit
 
 OWN_SUBSCRIPTIONS_MAX: Final = 10_000
 """Subscriptions of one identity that a list shows."""
+PUBLISHERS_MAX: Final = 1_000
+"""More than a node can have identities."""
 
 
 def _subscription(row: Row) -> Subscription:
@@ -63,6 +65,17 @@ async def subscriptions_of_kind(
         most=most,
     )
     return [_subscription(row) for row in rows]
+
+
+async def publishers(fetch: Fetch, now_ns: int) -> list[NodeId]:
+    """Return the identities that have active subscriptions here."""
+    rows = await fetch(
+        "SELECT DISTINCT identity FROM subscription WHERE own = 1 AND state = 'active'"
+        " AND expires_ns > :now LIMIT :most",
+        now=now_ns,
+        most=PUBLISHERS_MAX,
+    )
+    return [row["identity"] for row in rows]
 
 
 async def marked_offers(fetch: Fetch, now_ns: int, most: int) -> list[Subscription]:

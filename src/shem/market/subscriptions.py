@@ -22,6 +22,7 @@ from shem.market.subscription_rows import (
     mark_unsubscribed,
     next_insertion,
     own_subscriptions,
+    publishers,
     save_subscription,
 )
 
@@ -77,6 +78,23 @@ async def unsubscribe(
             raise Gone(f"{name} [{subscription_id}] {ended}.")
         mark_unsubscribed(unit, subscription_id)
         unit.notify(negotiation_topic(subscription_id))
+
+
+async def withdraw_orphans(context: Context) -> list[SubscriptionId]:
+    """Withdraw what identities published that this node has no longer; return the Offers."""
+    now_ns = context.now_ns()
+    fetch = context.store.fetch
+    orphans: list[Subscription] = []
+    for identity in await publishers(fetch, now_ns):
+        if not context.identities.owns(identity):
+            for kind in (OFFER, DEMAND):
+                orphans += await own_subscriptions(fetch, identity, kind, now_ns)
+    if orphans:
+        async with context.store.unit(MATCHING_KEY) as unit:
+            for item in orphans:
+                mark_unsubscribed(unit, item.subscription_id)
+                unit.notify(negotiation_topic(item.subscription_id))
+    return [item.subscription_id for item in orphans if item.kind == OFFER]
 
 
 async def list_own(context: Context, identity: NodeId, kind: str) -> list[Subscription]:

@@ -248,6 +248,7 @@ class NodeCore:
             self.link.next_deadline(),
             self.router.next_deadline(),
             self._secure.next_deadline(),
+            self._introductions.next_deadline(),
         )
         return min(t for t in times if t is not None)
 
@@ -262,6 +263,7 @@ class NodeCore:
         self.link.tick(now)
         self.router.tick(now)
         self._secure.tick(now)
+        self._introductions.tick(now)
         if self._next_watch <= now:
             self._next_watch = now + WATCH_INTERVAL_S
             self._watch(now)

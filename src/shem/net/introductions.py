@@ -4,9 +4,13 @@ A message in the name of an identity leaves only when its receiver has had proof
 is ours, and only to somebody who has proven to be whom it is for. What is missing is made up for:
 on an encrypted channel by a new one in its place, on a plain session by a new handshake, and where
 only the relay vouches for us, by a new registration there. What is under way goes on meanwhile.
-Pure. Spec: docs/protocol/net.md §1.1, §6.4; docs/protocol/encryption.md §4.
+
+A yagna with a session does not answer a new greeting. It does not ask who speaks either, and looks
+the speaker up at the relay; to end the session would confuse it (net.md §6.8). So a peer that keeps
+silent is one to which anything may be said. Pure. Spec: docs/protocol/net.md §1.1, §6.4.
 """
 
+from collections import deque
 from typing import Final
 
 from shem.kernel.ids import NodeId
@@ -15,11 +19,16 @@ from shem.net.keyring import Keyring
 from shem.net.relay_link import RelayLink
 from shem.net.router import Router
 from shem.net.secure.layer import Secure
+from shem.net.session import Session
 
 AGAIN_S: Final = 2.0
 """How long a node that did not prove to be an identity is not asked for that again."""
 ASKED_MAX: Final = 1_024
 """Identities for which their nodes were asked; the one asked for first is forgotten first."""
+PATIENCE_S: Final = 0.6
+"""How long a peer with a plain session may take to answer a greeting on it."""
+GREETED_MAX: Final = 1_024
+"""Sessions on which we have greeted again; the first is forgotten first."""
 
 
 class Introductions:
@@ -34,6 +43,8 @@ class Introductions:
         self._dialler = dialler
         self._link = link
         self._asked: dict[NodeId, float] = {}
+        self._greeted: dict[NodeId, tuple[Session, float]] = {}
+        self._patience: deque[tuple[float, NodeId]] = deque()
 
     def is_ready(self, node_id: NodeId, now: float, sender: NodeId | None = None) -> bool:
         """Tell whether packets to this identity leave at once, to nobody else, known as ours."""
@@ -63,6 +74,21 @@ class Introductions:
         """Our identities are others now: tell the relay, and those with whom we speak."""
         self._link.refresh(now)
         self._secure.renew_used(now)
+        for session in self._router.sessions:
+            is_known = session.peer is None or self._keys.ids <= session.own_ids
+            if (
+                session.peer
+                and not is_known
+                and not self._secure.channel(session.peer.node_id, now)
+            ):
+                self._greet(session.peer.node_id, session, now)
+
+    def tick(self, now: float) -> None:
+        while self._patience and self._patience[0][0] <= now:
+            self._secure.settle(self._patience.popleft()[1], now)
+
+    def next_deadline(self) -> float | None:
+        return self._patience[0][0] if self._patience else None
 
     def _has_way(self, default: NodeId, now: float) -> bool:
         return self._router.route_of(default) is not None and self._secure.is_ready(default, now)
@@ -82,7 +108,11 @@ class Introductions:
         if self._link.is_up and not self._link.has_proven(sender):
             return False  # a peer that looks us up would find nobody
         session = self._router.sessions.find(default)
-        return session is None or sender in session.own_ids
+        if session is None or sender in session.own_ids:
+            return True
+        greeted, until = self._greeted.get(default, (None, now))
+        is_answering = self._dialler.has_answered(session.address)
+        return greeted is session and until <= now and not is_answering
 
     def _introduce(
         self, node_id: NodeId, default: NodeId, now: float, sender: NodeId | None
@@ -102,6 +132,13 @@ class Introductions:
         if self._secure.channel(default, now):
             self._secure.renew(node_id, now)
         elif session := self._router.sessions.find(default):
-            # A yagna with a session ignores a new greeting until it is told to forget us (§6.7).
             self._secure.want(node_id)
-            self._dialler.dial(session.address, default, now, forget_me=True, is_known=True)
+            self._greet(default, session, now)
+
+    def _greet(self, default: NodeId, session: Session, now: float) -> None:
+        if self._dialler.dial(session.address, default, now, forget_me=False):
+            self._greeted.pop(default, None)
+            self._greeted[default] = session, now + PATIENCE_S
+            if len(self._greeted) > GREETED_MAX:
+                del self._greeted[next(iter(self._greeted))]
+            self._patience.append((now + PATIENCE_S, default))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
+from shem.identity.keys import PrivateKey
 from shem.kernel.caller import Assurance
 from shem.kernel.errors import NotFound, Unreachable, UsageError
 from shem.kernel.ids import NodeId
@@ -64,9 +65,12 @@ class MemoryFabric:
         for identity in node.identities:
             self._nodes[identity] = node
 
-    def remove(self, node: "MemoryNet") -> None:
+    def remove_names(self, node: "MemoryNet") -> None:
         for identity in node.identities:
             del self._nodes[identity]
+
+    def remove(self, node: "MemoryNet") -> None:
+        self.remove_names(node)
         for pair in [pair for pair in self._sessions if node.default_id in pair]:
             self._lose(pair)
 
@@ -111,7 +115,7 @@ class MemoryNet:
         self.identities = frozenset(identities)
         self.default_id = identities[0]
         self._fabric = fabric
-        self._as_peer = Peer(self.default_id, self.identities, assurance)
+        self._assurance = assurance
         self._on_message: list[Callable[[Peer, Channel, bytes], None]] = []
         self._on_lost: list[Callable[[NodeId, Channel], None]] = []
         self._on_peer_up: list[Callable[[NodeId], None]] = []
@@ -161,7 +165,21 @@ class MemoryNet:
             return
         self._received += len(message)
         for fn in self._on_message:
-            fn(sender._as_peer, channel, message)
+            fn(sender.as_peer, channel, message)
+
+    @property
+    def as_peer(self) -> Peer:
+        return Peer(self.default_id, self.identities, self._assurance)
+
+    def add_key(self, key: PrivateKey) -> None:
+        self._fabric.remove_names(self)
+        self.identities |= {key.node_id}
+        self._fabric.add(self)
+
+    def remove_key(self, node_id: NodeId) -> None:
+        self._fabric.remove_names(self)
+        self.identities -= {node_id} - {self.default_id}
+        self._fabric.add(self)
 
     def lost(self, peer: NodeId) -> None:
         for channel in (Channel.RELIABLE, Channel.TRANSFER):

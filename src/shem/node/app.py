@@ -47,6 +47,7 @@ from shem.net.service import Net
 from shem.node import ready
 from shem.node.http import serving
 from shem.node.local import LocalServices
+from shem.node.presence import Presence
 from shem.node.unlocking import StoppedWhileLocked, default_unlocked
 from shem.store.datadir import DATABASE_FILE, hold_datadir
 from shem.store.open import open_store
@@ -164,9 +165,10 @@ async def running_node(
         net.on_peer_up(activity.peer_alive)
         net.on_lost(lambda peer, _channel: activity.peer_lost(peer))
         local = LocalServices(bus, net, identity, stop=stop.set, world=world)
+        presence = Presence(identity, net, remote, market, present=node_ids)
         acquaintances = Acquaintances(net, store, world)
-
-        for part in (net, remote, broadcast, features, market, activity, local, acquaintances):
+        services = (net, remote, broadcast, features, market, activity)
+        for part in (*services, presence, local, acquaintances):
             await stack.enter_async_context(part)
         scope = await stack.enter_async_context(TaskScope())
         scope.spawn(outbox.run(), "outbox")

@@ -327,10 +327,12 @@ class RelayCore:
     def _announce_identities(self, session: RelaySession, now: float) -> None:
         """Have those who know the node by us alone look it up again: its identities changed.
 
-        Sessions that it has made with others are as good as before, and are left alone.
+        Sessions that it has made with others are as good as before, and are left alone; a yagna
+        would lose track of a node with several identities (docs/protocol/net.md §6.8).
         """
         for slot in self._forwarded_lately(session, now):
-            if contact := self.directory.by_slot.get(slot.to_bytes(4, "big")):
+            contact = self.directory.by_slot.get(slot.to_bytes(4, "big"))
+            if contact and not contact.endpoints and not session.endpoints:
                 self._gone(contact, session.node_id)
 
     def _forwarded_lately(self, session: RelaySession, now: float) -> list[int]:

@@ -302,7 +302,7 @@ class Secure:
         if self._way.route_of(node_id) is None:
             self._way.connect(node_id, now)
         elif self.is_ready(node_id, now):
-            self._settle(node_id, now)
+            self.settle(node_id, now)
         elif reason := self._trust.is_given_up(node_id, now):
             self._fail(node_id, reason)
         else:
@@ -330,12 +330,12 @@ class Secure:
 
     def _go_without(self, node_id: NodeId, for_s: float, reason: str, now: float) -> None:
         if self._links.current(node_id, now) is not None:
-            self._settle(node_id, now)  # anybody could have said so: the channel goes on
+            self.settle(node_id, now)  # anybody could have said so: the channel goes on
             return
         if self._trust.may_be_plain(node_id):
             self._trust.note_legacy(node_id, now + for_s)
             log.info("secure.plain", peer=node_id, why=reason)
-            self._settle(node_id, now)
+            self.settle(node_id, now)
             return
         log.warning("secure.impossible", peer=node_id, why=reason)
         self._trust.note_given_up(node_id, f"{node_id} {reason}", now)
@@ -352,7 +352,7 @@ class Secure:
         channel = Channel(agreed, now)
         if not self._refuse_superseded(channel, now, over):
             self._open_link(channel, finish, now)
-            self._settle(attempt.target, now)
+            self.settle(attempt.target, now)
 
     def _on_finish(
         self, number: int, packet: bytes, now: float, over: Session | None
@@ -371,7 +371,7 @@ class Secure:
             return []
         link = self._open_link(channel, None, now)
         self._seal(link, Kind.SIGN_OF_LIFE, b"", now, over)
-        self._settle(link.channel.peer_id, now)
+        self.settle(link.channel.peer_id, now)
         return [opened for each in half_open.early for opened in self._open_early(link, each, now)]
 
     def _refuse_superseded(self, channel: Channel, now: float, over: Session | None) -> bool:
@@ -454,7 +454,7 @@ class Secure:
 
     # --- what waits
 
-    def _settle(self, node_id: NodeId, now: float) -> None:
+    def settle(self, node_id: NodeId, now: float) -> None:
         """It is known how to talk to this node."""
         is_wanted, packets = self._waiting.take(node_id)
         if is_wanted:
