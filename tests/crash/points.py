@@ -1,7 +1,7 @@
 """Crash points of a flow: a process is killed at its nth durable system call of a kind.
 
-`SHEM_CRASH_POINTS` says which are run: nothing, a sample that the seed chooses
-(`SHEM_CRASH_SEED`, today's date when unset); `all`; or patterns, separated by commas:
+`SHEM_CRASH_POINTS` says which are run: unset, a sample that the seed chooses (`SHEM_CRASH_SEED`,
+today's date when unset); `all`; or those that fit patterns, separated by commas:
 
     SHEM_CRASH_POINTS='provider/*/pwrite64@7' pytest -s tests/crash/test_crash_points_market.py
 """
@@ -86,11 +86,15 @@ class Report:
     seconds: list[float] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
 
+    def __str__(self) -> str:
+        fates = ", ".join(f"{what}: {count}" for what, count in sorted(self.died.items()))
+        return (
+            f"{len(self.seconds)} crash points (SHEM_CRASH_SEED={SEED}) in"
+            f" {sum(self.seconds):.0f} s; {self.died.total()} deaths: {fates}"
+        )
+
     def require_unbroken(self) -> None:
-        """Fail when anything was lost, or when hardly anybody died; `pytest -s` shows all."""
-        print(f"{len(self.seconds)} points, {self.died.total()} deaths, {sum(self.seconds):.0f} s")  # noqa: T201
-        for what, count in sorted(self.died.items()):
-            print(f"  {what}: {count}")  # noqa: T201
+        """Fail when anything was lost, or when hardly anybody died."""
         assert self.broken == []
         assert self.died.total() >= len(self.seconds) // 2
 
@@ -102,7 +106,8 @@ Run = Callable[[Point], Awaitable[tuple[str | None, list[str]]]]
 async def run(chosen: Iterable[Point], one: Run, mend: Callable[[], Awaitable[None]]) -> Report:
     """Run points one after the other; one that goes wrong does not keep the others from it."""
     report = Report()
-    print(f"\nSHEM_CRASH_SEED={SEED}")  # noqa: T201
+    test = os.environ["PYTEST_CURRENT_TEST"].partition("::")[0]
+    print()  # noqa: T201 - what is printed is shown when a test fails, and with `pytest -s`
     for point in chosen:
         began = time.monotonic()
         step: str | None = None
@@ -115,7 +120,8 @@ async def run(chosen: Iterable[Point], one: Run, mend: Callable[[], Awaitable[No
         report.seconds.append(time.monotonic() - began)
         if step is not None:
             report.died[f"{point.victim}/{point.flow}, {step}"] += 1
-        report.broken += [f"SHEM_CRASH_POINTS={point}: {what}" for what in wrong]
+        again = f"SHEM_CRASH_POINTS='{point}' pytest -s {test}"
+        report.broken += [f"{again}: {what}" for what in wrong]
         fate = f"died in {step}" if step else "not reached"
         print(f"{point} {fate}, {report.seconds[-1]:.2f} s", *wrong, flush=True)  # noqa: T201
     return report

@@ -19,9 +19,9 @@ from pathlib import Path
 
 DURABLE = ("pwrite64", "fdatasync", "fsync", "ftruncate", "unlink", "rename")
 """What brings something to the disk, or makes it stay there."""
-TOLD = "write"
-"""The writer's word to the event loop: the commit is on the disk, and nobody was told."""
-WATCHED = (*DURABLE, TOLD)
+TOLD = ("write", "sendto")
+"""A writer's word to its event loop, an ExeUnit's to the bus: it is on disk, nobody was told."""
+WATCHED = (*DURABLE, *TOLD)
 HELD_WITHIN_S = 10.0
 LEFT_WITHIN_S = 10.0
 

@@ -132,7 +132,9 @@ async def benched(folder: Path) -> AsyncIterator[Bench]:
         yield Bench(net, sides)
 
 
-async def test_a_negotiation_survives_a_kill_at_any_durable_system_call(short_dir: Path) -> None:
+async def test_a_negotiation_survives_a_kill_at_any_durable_system_call(
+    short_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     async with benched(short_dir) as bench:
         chosen = points.chosen(await bench.count(WHOLE), SAMPLE)
         endings: dict[tuple[str, str], Counter[str]] = {}
@@ -141,4 +143,6 @@ async def test_a_negotiation_survives_a_kill_at_any_durable_system_call(short_di
         chosen += points.chosen(endings, ENDINGS_SAMPLE)
         report = await points.run(chosen, bench.run, bench.mend)
 
+    with capsys.disabled():
+        print(f"\n{report}")  # noqa: T201 - a sample says what it was
     report.require_unbroken()
