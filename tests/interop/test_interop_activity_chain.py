@@ -12,85 +12,33 @@ yagna in the chain cannot give:
 
 import asyncio
 import json
-import sys
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
 
 import pytest
 import pytest_asyncio
 
-import shem
-from shem.devnet.package import serve_package
 from shem.devnet.program import FIRST_TAG, FRAMES, frames
-from tests.interop import renting_program
-from tests.interop.agents import ProviderAgent, provider_agent
-from tests.interop.daemon import PASSED_ON, environment
+from tests.interop.chain import ENDED_S, site_at
 from tests.interop.deal import until
-from tests.interop.town import OTHER, SHEM, YAGNA, Town
+from tests.interop.town import OTHER, SHEM, YAGNA
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
 
 YAGNA_ASKS = pytest.param((YAGNA, OTHER), id="a yagna rents for the SDK")
 YAGNA_SELLS = pytest.param((SHEM, YAGNA), id="a yagna sells for the agent")
 chains = pytest.mark.parametrize("chain", [YAGNA_ASKS, YAGNA_SELLS])
-ENDED_S = 20.0
 STEP_S = 60.0
-SUBNETS = {YAGNA: "at-yagna", OTHER: "at-shem"}
-
-
-@dataclass
-class Site:
-    """The town with an agent at two of its daemons, and the payload they may be rented for."""
-
-    town: Town
-    agents: dict[str, ProviderAgent]
-    package: shem.WasmPackage
-
-    def golem(self, chain):
-        daemon = self.town.parties[chain[0]].daemon
-        return shem.Golem(
-            "interop", api_url=daemon.api_url, app_key=daemon.app_key, subnet=SUBNETS[chain[1]]
-        )
-
-    def program(self, chain):
-        """Return command and environment of a program of its own that rents and then waits."""
-        daemon = self.town.parties[chain[0]].daemon
-        command = [sys.executable, renting_program.__file__, self.package.url, self.package.hash]
-        env = {
-            "YAGNA_API_URL": daemon.api_url,
-            "YAGNA_APPKEY": daemon.app_key,
-            "YAGNA_SUBNET": SUBNETS[chain[1]],
-        }
-        return command, environment(PASSED_ON) | env
-
-    async def states(self, chain, activity):
-        """Return what both daemons say of the activity."""
-        found = []
-        for name in chain:
-            state = await self.town.parties[name].rest.activity.state(activity.id)
-            found.append(state.current)
-        return found
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared_site(shared_town, tmp_path_factory):
-    async with AsyncExitStack() as stack:
-        package_dir = tmp_path_factory.mktemp("package")
-        package = await stack.enter_async_context(serve_package(package_dir))
-        agents = {}
-        for name, subnet in SUBNETS.items():
-            daemon = shared_town.parties[name].daemon
-            directory = tmp_path_factory.mktemp("agents") / subnet
-            agent = provider_agent(daemon, directory, subnet)
-            agents[name] = await stack.enter_async_context(agent)
-        yield Site(shared_town, agents, package)
+    async with site_at(shared_town, tmp_path_factory) as site:
+        yield site
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def site(town, shared_site):
-    await asyncio.gather(
-        *(until(agent.has_offer, ENDED_S) for agent in shared_site.agents.values())
-    )
+    await shared_site.open()
     return shared_site
 
 
