@@ -81,7 +81,7 @@ class Watch:
 @asynccontextmanager
 async def counting(hold: Hold, log: Path) -> AsyncIterator[Watch]:
     """Write down the watched calls while the block runs."""
-    async with _strace(hold, log, "-e", f"trace={','.join(WATCHED)}") as watch:
+    async with held(hold, log, "-e", f"trace={','.join(WATCHED)}") as watch:
         yield watch
 
 
@@ -89,12 +89,13 @@ async def counting(hold: Hold, log: Path) -> AsyncIterator[Watch]:
 async def killing(hold: Hold, log: Path, call: str, nth: int) -> AsyncIterator[Watch]:
     """Kill the process as a thread is about to make its nth call of a kind from now on."""
     inject = f"inject={call}:signal=SIGKILL:when={nth}"
-    async with _strace(hold, log, "-e", f"trace={call}", "-e", inject) as watch:
+    async with held(hold, log, "-e", f"trace={call}", "-e", inject) as watch:
         yield watch
 
 
 @asynccontextmanager
-async def _strace(hold: Hold, log: Path, *options: str) -> AsyncIterator[Watch]:
+async def held(hold: Hold, log: Path, *options: str) -> AsyncIterator[Watch]:
+    """Let strace hold a process while the block runs."""
     strace = await asyncio.create_subprocess_exec(
         "strace", "-o", str(log), *options, *hold, stderr=subprocess.PIPE
     )

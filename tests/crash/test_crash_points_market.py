@@ -6,16 +6,15 @@ both programs go on until the end; `SHEM_CRASH_POINTS=all` runs every point.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from shem.devnet.compose import Devnet, Node
 from tests.crash import points, syscalls
 from tests.crash.points import Point
-from tests.crash.points_market import Deal, Side, last_event
+from tests.crash.points_market import Deal
+from tests.crash.points_pair import Pair, paired
 
 SAMPLE = 20
 ENDINGS_SAMPLE = 12
@@ -31,23 +30,14 @@ pytestmark = [
 
 
 class Bench:
-    """Both nodes, and their programs."""
+    """Goes through stories, counts calls, kills."""
 
-    def __init__(self, net: Devnet, sides: tuple[Side, Side]) -> None:
-        self.net = net
-        self.sides = sides
-        self.nodes: dict[str, Node] = {"requestor": net.requestor, "provider": net.provider}
-
-    def deal(self, ends: str) -> Deal:
-        ours, theirs = (
-            Side(side.name, side.rest, side.subscriptions, cursor=side.cursor)
-            for side in self.sides
-        )
-        return Deal(ours, theirs, ends)
+    def __init__(self, pair: Pair) -> None:
+        self.pair = pair
 
     async def count(self, ends: str) -> dict[tuple[str, str], Counter[str]]:
         """Go through the story once and count what each node's writer does."""
-        deal = self.deal(ends)
+        deal = self.pair.deal(ends)
         await self._before(deal)
         async with (
             syscalls.counting(*self._hold("requestor")) as ours,
@@ -55,12 +45,12 @@ class Bench:
         ):
             await self._watched(deal)
         assert await deal.judge() == []
-        await self.finish(deal)
+        await self.pair.finish(deal)
         return {("requestor", ends): ours.calls(), ("provider", ends): theirs.calls()}
 
     async def run(self, point: Point) -> tuple[str | None, list[str]]:
         """Go through the story with one death; returns the step it came in, and what was wrong."""
-        deal = self.deal(point.flow)
+        deal = self.pair.deal(point.flow)
         await self._before(deal)
         fate: list[str] = []
         lost: list[str] = []
@@ -76,7 +66,7 @@ class Bench:
             with suppress(asyncio.CancelledError):
                 await watcher
         wrong = await deal.judge()
-        await self.finish(deal)
+        await self.pair.finish(deal)
         return (fate[0] if fate else None), lost + wrong
 
     async def _before(self, deal: Deal) -> None:
@@ -93,55 +83,30 @@ class Bench:
 
     async def _revive(self, victim: str, deal: Deal, fate: list[str], lost: list[str]) -> None:
         """Start the victim again as soon as it is dead, and look what it has forgotten."""
-        child = self.nodes[victim].program.child
+        child = self.pair.nodes[victim].program.child
         assert child is not None
         await child.ended()
         fate.append(deal.step)
         deal.deaths += 1
-        await self.nodes[victim].start()
+        await self.pair.nodes[victim].start()
         lost += await deal.acknowledged(deal.requestor if victim == "requestor" else deal.provider)
 
     def _hold(self, name: str) -> tuple[syscalls.Hold, Path]:
-        child = self.nodes[name].program.child
-        assert child is not None
-        return syscalls.writer_of(child.pid), self.net.directory / f"{name}.calls"
-
-    async def mend(self) -> None:
-        """Bring back who is dead after a point that went wrong."""
-        for node in self.nodes.values():
-            assert node.program.child is not None
-            if not node.program.child.alive:
-                await node.start()
-
-    async def finish(self, deal: Deal) -> None:
-        await deal.tidy()
-        for side in self.sides:
-            side.cursor = await last_event(side.rest)
-
-
-@asynccontextmanager
-async def benched(folder: Path) -> AsyncIterator[Bench]:
-    async with Devnet(folder) as net, net.requestor.rest() as ours, net.provider.rest() as theirs:
-        await net.agent.stop()
-        sides = (
-            Side("requestor", ours, ours.market.demands),
-            Side("provider", theirs, theirs.market.offers),
-        )
-        for side in sides:
-            side.cursor = await last_event(side.rest)
-        yield Bench(net, sides)
+        log = self.pair.net.directory / f"{name}.calls"
+        return syscalls.writer_of(self.pair.pid(name)), log
 
 
 async def test_a_negotiation_survives_a_kill_at_any_durable_system_call(
     short_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with benched(short_dir) as bench:
+    async with paired(short_dir) as pair:
+        bench = Bench(pair)
         chosen = points.chosen(await bench.count(WHOLE), SAMPLE)
         endings: dict[tuple[str, str], Counter[str]] = {}
         for ends in OTHER_ENDS:
             endings |= await bench.count(ends)
         chosen += points.chosen(endings, ENDINGS_SAMPLE)
-        report = await points.run(chosen, bench.run, bench.mend)
+        report = await points.run(chosen, bench.run, pair.mend)
 
     with capsys.disabled():
         print(f"\n{report}")  # noqa: T201 - a sample says what it was
