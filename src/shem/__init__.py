@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from shem.rest.endwhen import EndWhen, ResultSink
     from shem.rest.models import AbsenceLimit
     from shem.sdk.absence import Absence, Due
     from shem.sdk.activity import Activity, BatchInfo
@@ -66,6 +67,7 @@ _HOME: Final = {
     "Done": "shem.sdk.map",
     "Download": _SCRIPT,
     "Due": "shem.sdk.absence",
+    "EndWhen": "shem.rest.endwhen",
     "Ended": _ERRORS,
     "Finished": _LIVE,
     "Golem": "shem.sdk.golem",
@@ -81,6 +83,7 @@ _HOME: Final = {
     "Progress": _LIVE,
     "Recomputation": "shem.sdk.progress",
     "START_ENTRYPOINT": "shem.sdk.payloads",
+    "ResultSink": "shem.rest.endwhen",
     "Run": _SCRIPT,
     "Script": _SCRIPT,
     "Running": "shem.sdk.running",
@@ -116,6 +119,7 @@ __all__ = [
     "Done",
     "Download",
     "Due",
+    "EndWhen",
     "Ended",
     "Finished",
     "Golem",
@@ -130,6 +134,7 @@ __all__ = [
     "PermissionDenied",
     "Progress",
     "Recomputation",
+    "ResultSink",
     "Run",
     "Running",
     "Script",

@@ -260,7 +260,8 @@ def test_results_are_kept_as_offered_unless_the_requestor_says_otherwise(
         ({f"{END_WHEN}exit": True}, "exit is not offered"),
         ({f"{END_WHEN}idle-sec": -1}, "more than 0"),
         ({f"{END_WHEN}batch-don": True}, "batch-don is not known"),
-        ({RESULTS_URL: "http://x/y"}, "http is not offered"),
+        ({RESULTS_URL: "https://x/y"}, "result-sink.… needs"),
+        ({RESULTS_URL: "http://x/y", f"{END_WHEN}batch-done": True}, "http is not offered"),
         ({RESULTS_URL: "ftp://x/y"}, "must be a URL"),
     ],
 )

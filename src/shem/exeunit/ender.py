@@ -20,6 +20,7 @@ import structlog
 from shem.exeunit.agreement import AgreementTerms
 from shem.exeunit.ending import (
     ABSENCE,
+    ENDED_NAME,
     Part,
     Phase,
     all_record,
@@ -47,8 +48,6 @@ PAUSE_FIRST_S: Final = 1.0
 PAUSE_LAST_S: Final = 60.0
 LINGER_S: Final = 5.0
 """How long results can still be read here after the end, by a requestor that is there."""
-ENDED_NAME: Final = "ended.json"
-"""Tells the agent that the work ended by its terms; read when the process has ended."""
 REASON_CHARS_MAX: Final = 300
 
 Make = Callable[[Path], Awaitable[None]]

@@ -21,6 +21,9 @@ from shem.rest.endwhen import Condition, EndWhen
 ABSENCE: Final = "absence"
 """The cause when the agent says that the requestor has been away for too long."""
 
+ENDED_NAME: Final = "ended.json"
+"""In the work directory: tells the agent, once the process has ended, that the work is over."""
+
 
 class Phase(StrEnum):
     """How far the end has come."""

@@ -8,7 +8,7 @@ journal, which keeps all results and never repeats a batch; after `RESTARTS_MAX`
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +21,7 @@ from shem.kernel.tasks import TaskScope
 from shem.kernel.world import World
 from shem.provider.config import ProviderConfig
 from shem.provider.descriptor import Descriptor
-from shem.provider.exeunits import Unit, Units
+from shem.provider.exeunits import FINISHING_SIGNAL, ExeUnitProcess, Unit, Units, read_word
 from shem.provider.handover import hand_over
 from shem.provider.patience import until_answered
 from shem.provider.records import ActivityPhase, ActivityRecord, AgreementRecord, Records
@@ -34,6 +34,7 @@ RESTARTS_MAX: Final = 3
 RESTART_DELAY_S: Final = 0.5
 EXIT_ENDED: Final = 0
 RUNTIME_NAME: Final = "golem.runtime.name"
+MULTI_ACTIVITY: Final = "golem.srv.caps.multi-activity"
 
 log = structlog.get_logger()
 
@@ -45,6 +46,7 @@ class _Handle:
     agreement_id: str
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     stop: bool = False
+    unit: Unit | None = None
     exit: tuple[int | None] | None = None
     """The exit code (None: unknown) of a process that has ended."""
 
@@ -79,10 +81,18 @@ class Activities:
         self._scope = scope
         self._handles: dict[str, _Handle] = {}
         self._on_ended: list[Callable[[str], None]] = []
+        self._on_over: list[Callable[[str, str], Awaitable[None]]] = []
 
     def on_ended(self, fn: Callable[[str], None]) -> None:
         """Call `fn` with the agreement id whenever an activity of it has ended."""
         self._on_ended.append(fn)
+
+    def on_over(self, fn: Callable[[str, str], Awaitable[None]]) -> None:
+        """Call `fn` with agreement id and reason when an activity has ended and no other may come.
+
+        It returns when that is durable, and may be called again after a restart.
+        """
+        self._on_over.append(fn)
 
     def of(self, agreement_id: str) -> list[str]:
         """Return the activities of an agreement that have not ended."""
@@ -130,6 +140,18 @@ class Activities:
         handle.stop = True
         handle.changed.set()
 
+    def finish(self, agreement_id: str) -> bool:
+        """Have the activities of an agreement take nothing new and end with what runs.
+
+        May be repeated; False when there is none.
+        """
+        found = self.of(agreement_id)
+        for activity_id in found:
+            unit = self._handles[activity_id].unit
+            if isinstance(unit, ExeUnitProcess):
+                unit.send(FINISHING_SIGNAL)
+        return bool(found)
+
     def _supervise(self, record: ActivityRecord, agreement: AgreementRecord) -> None:
         handle = _Handle(agreement.agreement_id)
         handle.stop = record.phase is not ActivityPhase.RUNNING
@@ -154,11 +176,25 @@ class Activities:
         directory = self._config.work_dir / agreement.agreement_id / activity_id
         await hand_over(activity_id, directory, self._config.gsb_url, self._world)
         await self._tell_terminated(activity_id)
+        handle.stop = True
+        await self._tell_over(activity_id, agreement, directory)
         await self._records.set_activity(activity_id, ActivityPhase.ENDED)
         log.info("activity.ended", activity=activity_id, agreement=agreement.agreement_id)
         del self._handles[activity_id]
         for fn in self._on_ended:
             fn(agreement.agreement_id)
+
+    async def _tell_over(
+        self, activity_id: str, agreement: AgreementRecord, directory: Path
+    ) -> None:
+        """Say so when the agreement is at its end with this activity."""
+        word = await asyncio.to_thread(read_word, directory)
+        others = [other for other in self.of(agreement.agreement_id) if other != activity_id]
+        if word is None and (agreement.demand.get(MULTI_ACTIVITY) is True or others):
+            return
+        passing("agent.work_over")
+        for fn in self._on_over:
+            await fn(agreement.agreement_id, word or "")
 
     async def _keep_running(
         self,
@@ -171,25 +207,35 @@ class Activities:
         restarts = record.restarts
         if process is None and record.pid is not None:
             restarts += 1  # it died while no agent was there
+            if await self._is_over(record.activity_id, agreement, None, 0):
+                return None
         while True:
             if process is None:
                 process = await self._start(record.activity_id, agreement, restarts)
                 if process is None:
                     return None
             handle.exit = None
+            handle.unit = process
             self._scope.spawn(self._watch(process, handle), f"process {process.pid}")
             ended = await handle.end_or_stop()
             if ended is None:
                 return process
-            if await self._is_over(record.activity_id, ended[0], restarts):
+            handle.unit = None
+            if await self._is_over(record.activity_id, agreement, ended[0], restarts):
                 return None
             process = None
             restarts += 1
             await self._world.clock.sleep(RESTART_DELAY_S)
 
-    async def _is_over(self, activity_id: str, code: int | None, restarts: int) -> bool:
+    async def _is_over(
+        self, activity_id: str, agreement: AgreementRecord, code: int | None, restarts: int
+    ) -> bool:
         """Say whether a process that ended by itself is to stay ended."""
-        if code == EXIT_ENDED:
+        directory = self._config.work_dir / agreement.agreement_id / activity_id
+        word = await asyncio.to_thread(read_word, directory)
+        if word is not None:
+            reason, message = word, None
+        elif code == EXIT_ENDED:
             reason, message = "Finished", None
         elif restarts >= RESTARTS_MAX:
             reason, message = "execution aborted", f"exit code {code}, after {restarts} restarts"

@@ -16,6 +16,7 @@ from shem.kernel import times
 from shem.kernel.ids import NodeId
 from shem.kernel.tasks import TaskScope
 from shem.kernel.world import World
+from shem.provider.absence import Absence
 from shem.provider.activities import Activities
 from shem.provider.agreements import Agreements
 from shem.provider.config import ProviderConfig
@@ -142,6 +143,16 @@ class Agent:
             await self._cursor(records, cursor)
         scope.spawn(self._offers.run(settings), "offers")
         scope.spawn(agreements.watch(), "agreements")
+        absence = Absence(
+            gsb_url=self._config.gsb_url,
+            records=records,
+            agreements=agreements,
+            activities=activities,
+            client=self._client,
+            world=self._world,
+            scope=scope,
+        )
+        scope.spawn(absence.run(), "absence")
         scope.spawn(self._follow_agreements(records, agreements), "agreement events")
         await self._follow_activities(records, agreements, activities)
 

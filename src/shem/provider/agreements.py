@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from shem.exeunit.agreement import expand, flatten
+from shem.exeunit.agreement import expand
 from shem.kernel import times
 from shem.kernel.errors import ShemError
 from shem.kernel.tasks import TaskScope
@@ -65,12 +65,13 @@ class Agreements:
         self._reserved: dict[str, Resources] = {}
         self._idle_since: dict[str, float] = {}
         activities.on_ended(self._note_idle)
+        activities.on_over(self._finish)
 
     @property
     def ledger(self) -> Ledger:
         """What of this machine is promised, to agreements and to those being approved."""
         held = {
-            agreement_id: resources_of(flatten(record.body["agreement"]["offer"]["properties"]))
+            agreement_id: resources_of(record.offer)
             for agreement_id, record in self._open.items()
             if record.state is not AgreementState.BREAKING or self._activities.of(agreement_id)
         }
@@ -118,6 +119,22 @@ class Agreements:
         if record is None or record.state is AgreementState.BREAKING:
             return None
         return record
+
+    def in_state(self, state: AgreementState) -> list[AgreementRecord]:
+        return [record for record in self._open.values() if record.state is state]
+
+    def is_approved(self, agreement_id: str) -> bool:
+        record = self._open.get(agreement_id)
+        return record is not None and record.state is AgreementState.APPROVED
+
+    async def break_off(self, agreement_id: str, code: str, message: str) -> None:
+        """End an agreement that is in force, durably; any other stays as it is."""
+        if self.is_approved(agreement_id):
+            await self._begin_break(self._open[agreement_id], _reason(code, message))
+
+    async def _finish(self, agreement_id: str, text: str) -> None:
+        """The work is over: nothing more is to be billed."""
+        await self.break_off(agreement_id, "Success", f"Finished with success. {text}".strip())
 
     async def ended_elsewhere(self, agreement_id: str, event: str) -> None:
         """The node says that an agreement is over: end what runs under it."""

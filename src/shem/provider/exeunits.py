@@ -5,6 +5,7 @@ that was started just before the agent died, and not written down, is found by i
 """
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Final, Protocol
 
 import psutil
 
+from shem.exeunit.ending import ENDED_NAME
 from shem.exeunit.estate import KEEPS
 from shem.kernel.world import Process, World
 
@@ -21,6 +23,9 @@ LOG_NAME: Final = "exe-unit.log"
 POLL_S: Final = 0.25
 """How often an adopted process, which is nobody's child, is looked at."""
 KILL_WAIT_S: Final = 5.0
+WORD_SIZE_MAX: Final = 64 << 10
+FINISHING_SIGNAL: Final = signal.SIGUSR1
+"""Makes our ExeUnit take nothing new and end with what runs."""
 SECRETS: Final = frozenset({"YAGNA_APPKEY", "SHEM_APPKEY", "YAGNA_AUTOCONF_APPKEY"})
 """What an ExeUnit is not given of the agent's environment."""
 _START_SLACK_S: Final = 0.05
@@ -127,6 +132,15 @@ async def end_process(process: ExeUnitProcess, world: World, *, patience_s: floa
         process.send(signal.SIGKILL)
         async with asyncio.timeout(KILL_WAIT_S):
             await process.wait(world)
+
+
+def read_word(work_dir: Path) -> str | None:
+    """Return what an ExeUnit that ended its work by its terms left to say; None when it did not."""
+    try:
+        told = json.loads((work_dir / ENDED_NAME).read_bytes()[:WORD_SIZE_MAX])
+        return str(told["text"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _find(activity_id: str) -> ExeUnitProcess | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from shem.exeunit.agreement import flatten
 from shem.kernel.ids import NodeId
 from shem.kernel.world import World
 from shem.store.unit import Row, Store
@@ -51,6 +52,20 @@ class AgreementRecord:
     """What `agreement.json` says."""
     expires_ns: int
     created_ns: int
+
+    @property
+    def demand(self) -> dict[str, Any]:
+        """The requestor's side, flat."""
+        return flatten(self.body["agreement"]["demand"]["properties"])
+
+    @property
+    def offer(self) -> dict[str, Any]:
+        """Our side, flat."""
+        return flatten(self.body["agreement"]["offer"]["properties"])
+
+    @property
+    def requestor(self) -> str:
+        return str(self.body["agreement"]["demand"]["requestorId"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +180,29 @@ class Records:
                 reason=None if reason is None else json.dumps(reason),
                 now_ns=self._world.clock.wall_ns(),
             )
+
+    async def silences(self) -> dict[str, int]:
+        """Return since when requestors are silent, by agreement."""
+        rows = await self._store.fetch(
+            "SELECT agreement_id, since_ns FROM agent_silence WHERE identity = :identity "
+            "ORDER BY since_ns LIMIT :most",
+            identity=self._identity,
+            most=OPEN_ROWS_MAX,
+        )
+        return {row["agreement_id"]: row["since_ns"] for row in rows}
+
+    async def set_silence(self, agreement_id: str, since_ns: int | None) -> None:
+        """Remember that a requestor is silent, or forget it."""
+        async with self._store.unit(agreement_id) as unit:
+            unit.execute("DELETE FROM agent_silence WHERE agreement_id = :id", id=agreement_id)
+            if since_ns is not None:
+                unit.execute(
+                    "INSERT INTO agent_silence (agreement_id, identity, since_ns) "
+                    "VALUES (:id, :identity, :since_ns)",
+                    id=agreement_id,
+                    identity=self._identity,
+                    since_ns=since_ns,
+                )
 
     # ---- activities -----------------------------------------------------------------------------
 

@@ -11,6 +11,8 @@ from shem.rest.endwhen import (
     CAN_END_WHEN,
     CAN_ON_ABSENCE,
     CAN_SINK,
+    END_WHEN,
+    SINK,
     names_of,
     parse_end_when,
     parse_sink,
@@ -60,6 +62,8 @@ def agree_end_when(negotiation: Negotiation) -> Verdict:
         sink = parse_sink(negotiation.demand)
     except UsageError as error:
         return Reject(error.message, is_final=True)
+    if sink is not None and wanted is None and negotiation.demand.get(ON_ABSENCE) != "finish":
+        return Reject(f"{SINK}… needs {END_WHEN}…, or {ON_ABSENCE} finish", is_final=True)
     for name, asked in (
         (CAN_END_WHEN, frozenset[str]() if wanted is None else frozenset(wanted.conditions)),
         (CAN_SINK, frozenset[str]() if sink is None else sink.schemes),

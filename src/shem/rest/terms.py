@@ -11,6 +11,8 @@ from decimal import Decimal
 from typing import Any, Final
 
 from shem.kernel import times
+from shem.kernel.errors import UsageError
+from shem.rest.endwhen import END_WHEN, parse_end_when
 from shem.rest.models import AbsenceLimit, Due, Ending, Standing
 
 EXPIRATION: Final = "golem.srv.comp.expiration"
@@ -36,6 +38,7 @@ EXPIRES: Final = "agreement-expiration"
 ABSENCE_TERM: Final = "absence-term"
 DEBIT_NOTES: Final = "debit-notes"
 IDLE: Final = "idle-agreement"
+ENDS_ITSELF: Final = "end-when"
 RESULTS: Final = "result-retention"
 
 Properties = Mapping[str, Any]
@@ -75,6 +78,7 @@ def limits(demand: Properties, offer: Properties) -> list[AbsenceLimit]:
         _expiration(demand),
         _absence_term(offer),
         _debit_notes(offer),
+        _end_when(demand),
         _idle(demand),
         _retention(demand, offer),
     )
@@ -161,6 +165,24 @@ def _debit_notes(offer: Properties) -> AbsenceLimit | None:
         applies=not free,
         after_sec=interval_s + accept_s,
         text=why,
+    )
+
+
+def _end_when(demand: Properties) -> AbsenceLimit | None:
+    """The work may end by itself, whoever is there."""
+    try:
+        wanted = parse_end_when(demand)
+    except UsageError:
+        return None
+    if wanted is None:
+        return None
+    stated = [name.removeprefix(END_WHEN) for name in wanted.properties()]
+    told = ", ".join(f"{name} {demand[END_WHEN + name]}" for name in stated)
+    return AbsenceLimit(
+        kind=ENDS_ITSELF,
+        effect="ends-activity",
+        applies=False,
+        text=f"the work ends by itself, whether or not you are there: {told}",
     )
 
 

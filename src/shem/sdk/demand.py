@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from shem.rest.models import Properties
 from shem.rest.terms import EXPIRATION
+from shem.sdk.leaving import NOTHING_SAID, Leaving
 from shem.sdk.payloads import Payload
 
 PLATFORM_PREFIX: Final = "golem.com.payment.platform."
@@ -39,6 +40,7 @@ class DemandText:
     properties: Properties
     constraints: str
     platforms: tuple[str, ...]
+    leaving: Leaving = NOTHING_SAID
 
     def counter(self, offer: Properties) -> Properties:
         """Return the properties of our counter-proposal to an offer that `refusal` let pass."""
@@ -46,7 +48,8 @@ class DemandText:
             name for name in self.platforms if f"{PLATFORM_PREFIX}{name}.address" in offer
         )
         echoed: Properties = {name: offer[name] for name in ECHOED if name in offer}
-        return {**self.properties, **echoed, CHOSEN_PLATFORM: chosen}
+        ours = {**self.properties, **self.leaving.properties()}
+        return {**ours, **echoed, CHOSEN_PLATFORM: chosen}
 
     def refusal(self, offer: Properties) -> str | None:
         """Say why an offer cannot be taken, or None when it can."""
@@ -55,7 +58,7 @@ class DemandText:
         prices = offer.get(PRICES)
         if not isinstance(prices, list) or any(_is_price(price) for price in prices):
             return "costs something, and payments are not supported yet"
-        return None
+        return self.leaving.refusal(offer)
 
 
 def _is_price(value: object) -> bool:
@@ -70,6 +73,7 @@ def write_demand(
     app: str,
     expires_ms: int,
     platforms: tuple[str, ...],
+    leaving: Leaving = NOTHING_SAID,
 ) -> DemandText:
     """Compose the demand for a payload."""
     addresses = {f"{PLATFORM_PREFIX}{name}.address": requestor for name in platforms}
@@ -89,4 +93,4 @@ def write_demand(
         f"({PAYMENT_PROTOCOL}>1)",
         *payload.constraints(),
     ]
-    return DemandText(properties, f"(&{''.join(parts)})", platforms)
+    return DemandText(properties, f"(&{''.join(parts)})", platforms, leaving)

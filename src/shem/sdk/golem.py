@@ -21,12 +21,14 @@ from shem.kernel.config import DEFAULT_API_URL, setting
 from shem.kernel.errors import UsageError
 from shem.kernel.world import World
 from shem.rest.client import RestClient
+from shem.rest.endwhen import EndWhen, ResultSink
 from shem.rest.errors import ApiError
 from shem.sdk.activity import Activity
 from shem.sdk.agreement import expires as expires_of
 from shem.sdk.demand import platform_of
 from shem.sdk.errors import GolemError
 from shem.sdk.files import Files
+from shem.sdk.leaving import Leaving, OnAbsence
 from shem.sdk.opening import Attachment, OnExit, Opening
 from shem.sdk.patience import PATIENCE_S, Patience
 from shem.sdk.payloads import Payload
@@ -60,6 +62,15 @@ class MapOptions(TypedDict, total=False):
     on_exit: OnExit
     fresh: bool
     state_dir: Path | str | None
+
+
+class LeavingOptions(TypedDict, total=False):
+    """Options of `Golem.rent` for the time in which nobody watches: `sdk.leaving`."""
+
+    end_when: EndWhen | None
+    result_sink: ResultSink | None
+    max_absence: timedelta | None
+    on_absence: OnAbsence
 
 
 class Golem:
@@ -157,13 +168,16 @@ class Golem:
         timeout: timedelta | float = RENT_TIMEOUT_S,
         provider: str | None = None,
         on_exit: OnExit = "end",
+        **terms: Unpack[LeavingOptions],
     ) -> Opening:
         """Negotiate an agreement, create an activity, deploy and start the payload.
 
         `expires` is when the agreement ends by itself; `timeout` how long to look for a provider;
-        `provider` takes this node id alone.
+        `provider` takes this node id alone. How the work is to end without us: `end_when`,
+        `result_sink`, `max_absence`, `on_absence` (`sdk.leaving`).
         """
-        return Opening(self, self._rental(payload, expires, timeout, provider), on_exit)
+        rental = self._rental(payload, expires, timeout, provider, terms)
+        return Opening(self, rental, on_exit)
 
     def _rental(
         self,
@@ -171,9 +185,18 @@ class Golem:
         expires: timedelta,
         timeout: timedelta | float,
         provider: str | None,
+        terms: LeavingOptions | None = None,
     ) -> Rental:
         timeout_s = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-        return Rental(payload, expires.total_seconds(), timeout_s, provider, self._platforms)
+        found = terms or {}
+        leaving = Leaving(
+            found.get("end_when"),
+            found.get("result_sink"),
+            found.get("max_absence"),
+            found.get("on_absence", "terminate"),
+        )
+        lives_s = expires.total_seconds()
+        return Rental(payload, lives_s, timeout_s, provider, self._platforms, leaving)
 
     def map(
         self,

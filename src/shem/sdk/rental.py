@@ -15,6 +15,7 @@ from shem.sdk.activity import Activity
 from shem.sdk.agreement import Agreement
 from shem.sdk.demand import write_demand
 from shem.sdk.errors import GolemError, explain
+from shem.sdk.leaving import NOTHING_SAID, Leaving
 from shem.sdk.negotiation import Negotiation
 from shem.sdk.patience import passing
 from shem.sdk.payloads import Payload, start_args
@@ -39,6 +40,7 @@ class Rental:
     timeout_s: float
     provider: str | None
     platforms: tuple[str, ...]
+    leaving: Leaving = NOTHING_SAID
 
     async def run(self, session: Session) -> Activity:
         """Return a running activity of a new agreement."""
@@ -63,6 +65,7 @@ class Rental:
             app=session.app,
             expires_ms=(now_ns + int(self.expires_s * times.NS_PER_S)) // 1_000_000,
             platforms=self.platforms,
+            leaving=self.leaving,
         )
         return await Negotiation(session, demand, self.timeout_s, self.provider).run()
 

@@ -15,7 +15,7 @@ from shem.sdk import map as sdk_map
 from shem.sdk import running as sdk_running
 from shem.sdk import service as sdk_service
 from shem.sdk.errors import CommandFailed
-from shem.sdk.golem import EXPIRES, RENT_TIMEOUT_S, MapOptions
+from shem.sdk.golem import EXPIRES, RENT_TIMEOUT_S, LeavingOptions, MapOptions
 from shem.sdk.opening import OnExit, Opening
 from shem.sdk.patience import PATIENCE_S
 from shem.sdk.payloads import Payload
@@ -117,9 +117,10 @@ class Golem:
         timeout: timedelta | float = RENT_TIMEOUT_S,
         provider: str | None = None,
         on_exit: OnExit = "end",
+        **terms: Unpack[LeavingOptions],
     ) -> Activity:
         opening = self._handle.rent(
-            payload, expires=expires, timeout=timeout, provider=provider, on_exit=on_exit
+            payload, expires=expires, timeout=timeout, provider=provider, on_exit=on_exit, **terms
         )
         return self._open(opening)
 
