@@ -1,9 +1,11 @@
 """Measure our nodes and real yagnas in the same run, and print medians and ratios.
 
-`python -m tests.bench [codec|node|relay|net|deals …]`; all take three to four minutes. In `deals`
-both pairs register at the same relay of ours and run our provider agent and ExeUnit, so that what
-differs is the node. The run happens in a network namespace with only loopback when it can (root);
-otherwise our own figures come alone.
+`python -m tests.bench [codec|node|relay|net|deals|activities|crowd …]`; all take about six minutes.
+By hand, since they take long: `transfer` (a gigabyte there and back) and `crowd-full` (1,000
+activities for a minute). In `deals`, `activities` and `transfer` both pairs register at the same
+relay of ours and run our provider agent and ExeUnit, so that what differs is the node. The run
+happens in a network namespace with only loopback when it can (root); otherwise our own figures come
+alone.
 """
 
 import asyncio
@@ -14,12 +16,12 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-import psutil
-
 import shem
-from shem.devnet.compose import SUBNET, Devnet, Program
+from shem.devnet.compose import Devnet
 from shem.rest.client import RestClient
+from tests.bench.activity_figures import measure_activities, measure_large, resident_mib
 from tests.bench.codec_figures import measure_codec
+from tests.bench.crowd_figures import FULL, SMALL, measure_crowd
 from tests.bench.isolation import enter_loopback_namespace
 from tests.bench.net_figures import measure_net
 from tests.bench.node_figures import measure_node
@@ -29,8 +31,7 @@ from tests.dialogue import Agents
 from tests.interop.real_yagna import RealYagna
 
 NEGOTIATIONS = 15
-CREATES = 5
-EXECS = 60
+ASKS = 60
 IDLE_S = 2.0
 
 
@@ -46,48 +47,10 @@ async def measure_market(pair: Pair) -> None:
             await provider.market.offers.withdraw(done.offer_id)
             if round_ == 2 and done.offer_visible_s > 3:
                 break
-        for _ in range(EXECS):
+        for _ in range(ASKS):
             started = time.perf_counter()
             await requestor.identity.me()
             pair.note("GET /me [ms]", (time.perf_counter() - started) * 1e3)
-
-
-async def measure_activity(pair: Pair, package: shem.WasmPackage) -> None:
-    url, key = pair.requestor
-    async with shem.Golem(app="bench", api_url=url, app_key=key, subnet=SUBNET) as golem:
-        started = time.perf_counter()
-        activity = await golem.rent(package)
-        pair.note("rent: demand to a running payload [s]", time.perf_counter() - started)
-        async with RestClient(url, key) as rest:
-            for _ in range(EXECS):
-                await _one_exec(pair, rest, activity.id)
-            await rest.activity.destroy(activity.id)
-            for _ in range(CREATES):
-                await _one_life(pair, rest, activity.agreement.id)
-        await activity.agreement.terminate("measured")
-
-
-async def _one_life(pair: Pair, rest: RestClient, agreement_id: str) -> None:
-    started = time.perf_counter()
-    activity_id = await rest.activity.create(agreement_id, timeout_s=60)
-    created = time.perf_counter()
-    await rest.activity.destroy(activity_id, timeout_s=60)
-    pair.note("create activity, ExeUnit start included [s]", created - started)
-    pair.note("destroy activity [s]", time.perf_counter() - created)
-
-
-async def _one_exec(pair: Pair, rest: RestClient, activity_id: str) -> None:
-    """The smallest batch there is: what it costs is the way there and back."""
-    started = time.perf_counter()
-    batch = await rest.activity.exec(activity_id, "[]")
-    accepted = time.perf_counter()
-    await rest.activity.results(activity_id, batch, timeout_s=5)
-    pair.note("exec accepted [ms]", (accepted - started) * 1e3)
-    pair.note("exec and results [ms]", (time.perf_counter() - started) * 1e3)
-
-
-def resident_mib(pid: int) -> float:
-    return psutil.Process(pid).memory_info().rss / (1 << 20)
 
 
 async def rest_answers(url: str, key: str) -> None:
@@ -118,7 +81,6 @@ async def bench_ours(net: Devnet) -> Pair:
     ours.note("daemon start to REST answering [s]", time.perf_counter() - begun)
     await starting
     await measure_market(ours)
-    await measure_activity(ours, net.package)
     return ours
 
 
@@ -141,61 +103,19 @@ async def bench_yagna(net: Devnet, stack: AsyncExitStack) -> Pair:
         assert node.process is not None
         theirs.note(f"resident memory, {name} [MiB]", resident_mib(node.process.pid))
     await measure_market(theirs)
-    provider = nodes[1]
-    agent = _agent_on(net, provider)
-    stack.push_async_callback(agent.stop)
-    await agent.start()
-    await measure_activity(theirs, net.package)
     return theirs
-
-
-def _agent_on(net: Devnet, node: RealYagna) -> Program:
-    directory = net.directory / "yagna-agent"
-    env = {
-        **net.agent.env,
-        "YAGNA_API_URL": node.api_url,
-        "YAGNA_APPKEY": node.app_key,
-        "GSB_URL": node.gsb_url,
-        "DATA_DIR": str(directory / "data"),
-    }
-
-    async def ready() -> bool:
-        async with RestClient(node.api_url, node.app_key) as rest:
-            return bool(await rest.market.offers.mine())
-
-    return Program("yagna-agent", ("provider", "run"), directory, env, net.world, ready)
-
-
-async def exe_unit_figures(net: Devnet, pair: Pair) -> None:
-    """What one activity costs in processes: start and memory."""
-    url, key = pair.requestor
-    golem = shem.Golem(app="bench", api_url=url, app_key=key, subnet=SUBNET)
-    async with golem, golem.rent(net.package) as activity:
-        await activity.run("mandel", "render", "--rows", "4", "--cols", "8")
-        for pid in net.exe_units():
-            pair.note("resident memory, ExeUnit [MiB]", resident_mib(pid))
-    started = time.perf_counter()
-    process = await asyncio.create_subprocess_exec(
-        str(Path(sys.executable).with_name("shem")),
-        "exe-unit",
-        "offer-template",
-        stdout=asyncio.subprocess.DEVNULL,
-    )
-    await process.wait()
-    pair.note("ExeUnit process start, to its template [s]", time.perf_counter() - started)
 
 
 async def measure_deals(*, with_yagna: bool) -> tuple[Figures, Figures | None]:
     with tempfile.TemporaryDirectory(prefix="shem-bench-") as directory:
         async with Devnet(Path(directory)) as net, AsyncExitStack() as stack:
             ours = await bench_ours(net)
-            await exe_unit_figures(net, ours)
             theirs = await bench_yagna(net, stack) if with_yagna else None
             return ours.figures, theirs.figures if theirs else None
 
 
 def main() -> None:
-    sections = sys.argv[1:] or list(SECTIONS)
+    sections = sys.argv[1:] or [name for name in SECTIONS if name not in BY_HAND]
     if unknown := set(sections) - set(SECTIONS):
         sys.exit(f"no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
     with_yagna = enter_loopback_namespace()
@@ -213,6 +133,11 @@ SECTIONS: dict[str, Callable[[bool], None]] = {
     "relay": lambda _: show_one(measure_relay()),
     "net": lambda with_yagna: show(*asyncio.run(measure_net(with_yagna=with_yagna))),
     "deals": lambda with_yagna: show(*asyncio.run(measure_deals(with_yagna=with_yagna))),
+    "activities": lambda with_yagna: show(*asyncio.run(measure_activities(with_yagna=with_yagna))),
+    "transfer": lambda with_yagna: show(*asyncio.run(measure_large(with_yagna=with_yagna))),
+    "crowd": lambda with_yagna: show(*asyncio.run(measure_crowd(SMALL, with_yagna=with_yagna))),
+    "crowd-full": lambda with_yagna: show(*asyncio.run(measure_crowd(FULL, with_yagna=with_yagna))),
 }
+BY_HAND = {"transfer", "crowd-full"}
 
 main()
