@@ -8,8 +8,9 @@
         two.nat.rebind()               # other ports at its router
 
 Every host has a TUN device `net0` whose other end is here. There is no way out: packets to
-addresses nobody has are dropped, and hosts have no route to anything but `198.18.0.0/15`. Draws are
-seeded, but the order of packets is real, so that runs repeat only statistically.
+addresses nobody has are dropped, and hosts have no route to anything but `198.18.0.0/15`, or
+`fd00:18::/32` when they are of the IPv6 kind. Draws are seeded, but the order of packets is real,
+so that runs repeat only statistically.
 """
 
 import contextlib
@@ -24,9 +25,10 @@ from dataclasses import dataclass
 from itertools import count
 
 from tests.netns.namespace import DEVICE, Namespace
-from tests.netns.packets import Nat, destination_of, source_of, version_of
+from tests.netns.packets import Nat, destination_of, source_of
 
 NETWORK = "198.18.0.0/15"
+NETWORK_6 = "fd00:18::/32"
 PACKET_MAX = 65_535
 READ_AT_ONCE = 64
 TICK_S = 0.5
@@ -53,7 +55,9 @@ class Traffic:
 class Host:
     """One machine; `address` is how others see it."""
 
-    def __init__(self, internet: "Internet", name: str, number: int, *, behind_nat: bool) -> None:
+    def __init__(
+        self, internet: "Internet", name: str, number: int, *, behind_nat: bool, ipv6: bool
+    ) -> None:
         self.name = name
         self.space = Namespace(f"shem{os.getpid()}-{name}")
         self.tun = -1
@@ -63,7 +67,8 @@ class Host:
         self._internet = internet
         self._number = number
         self._moves = 0
-        self.inner = f"198.18.{number}.1"
+        self.is_ipv6 = ipv6
+        self.inner = self._nth_address()
         self.nat = Nat(f"198.19.{number}.1") if behind_nat else None
         self.tun = self.space.open_tun()
         self.space.ip(*self._raise())
@@ -76,9 +81,9 @@ class Host:
         """Get another address as from another network: the old one goes first."""
         before = self.inner
         self._moves += 1
-        self.inner = f"198.18.{self._number}.{self._moves + 1}"
+        self.inner = self._nth_address()
         self._internet.readdress()
-        self.space.ip(f"address delete {before}/32 dev {DEVICE}", *self._raise())
+        self.space.ip(f"address delete {before}/{self._bits} dev {DEVICE}", *self._raise())
         return self.address
 
     def link_down(self) -> None:
@@ -95,12 +100,23 @@ class Host:
             os.close(self.tun)
         self.space.delete()
 
+    def _nth_address(self) -> str:
+        if self.is_ipv6:
+            return f"fd00:18:{self._number:x}::{self._moves + 1:x}"
+        return f"198.18.{self._number}.{self._moves + 1}"
+
+    @property
+    def _bits(self) -> int:
+        return 128 if self.is_ipv6 else 32
+
     def _raise(self) -> tuple[str, ...]:
-        address = f"address add {self.inner}/32 dev {DEVICE}"
+        at_once = " nodad" if self.is_ipv6 else ""
+        address = f"address add {self.inner}/{self._bits} dev {DEVICE}{at_once}"
         return (address, self._route()) if self._is_up else (address,)
 
     def _route(self) -> str:
-        return f"route replace {NETWORK} dev {DEVICE} src {self.inner}"
+        network = NETWORK_6 if self.is_ipv6 else NETWORK
+        return f"route replace {network} dev {DEVICE} src {self.inner}"
 
 
 class Internet:
@@ -120,9 +136,10 @@ class Internet:
         self._thread = threading.Thread(target=self._run, name="internet", daemon=True)
         self.failure: Exception | None = None
 
-    def host(self, name: str, *, behind_nat: bool = False) -> Host:
-        """Add a host; a name is used once."""
-        host = Host(self, name, len(self._hosts) + 1, behind_nat=behind_nat)
+    def host(self, name: str, *, behind_nat: bool = False, ipv6: bool = False) -> Host:
+        """Add a host; a name is used once. Hosts of IPv6 and of IPv4 do not reach each other."""
+        number = len(self._hosts) + 1
+        host = Host(self, name, number, behind_nat=behind_nat, ipv6=ipv6)
         self._hosts[name] = host
         self.readdress()
         self._by_tun[host.tun] = host
@@ -181,8 +198,7 @@ class Internet:
                 return
             except OSError:  # its link is down
                 return
-            if version_of(packet) == 4:
-                self._carry(sender, packet)
+            self._carry(sender, packet)
 
     def _carry(self, sender: Host, packet: bytes) -> None:
         if source_of(packet) != sender.inner:

@@ -1,12 +1,12 @@
-"""IPv4 packets as routers see them: addresses, ports, and their translation by a home router. Pure.
+"""IP packets as routers see them: addresses, ports, and their translation by a home router. Pure.
 
 A `Nat` gives each inner address and port an outer port, the same for all receivers, and lets in
-only what comes from an address and port that was sent to: the usual home router.
+only what comes from an address and port that was sent to: the usual home router. It knows IPv4.
 """
 
 import struct
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 UDP = 17
 HEADER_SIZE = 20
@@ -15,16 +15,16 @@ FIRST_PORT = 20_000
 Endpoint = tuple[str, int]
 
 
-def version_of(packet: bytes) -> int:
-    return packet[0] >> 4
+def is_ipv6(packet: bytes) -> bool:
+    return packet[0] >> 4 == 6
 
 
 def source_of(packet: bytes) -> str:
-    return str(IPv4Address(packet[12:16]))
+    return str(IPv6Address(packet[8:24]) if is_ipv6(packet) else IPv4Address(packet[12:16]))
 
 
 def destination_of(packet: bytes) -> str:
-    return str(IPv4Address(packet[16:20]))
+    return str(IPv6Address(packet[24:40]) if is_ipv6(packet) else IPv4Address(packet[16:20]))
 
 
 def ports_of(packet: bytes) -> tuple[int, int] | None:

@@ -220,7 +220,7 @@ class RelayStation:
 
     @property
     def address(self) -> tuple[str, int]:
-        return (self.host.address, RELAY_PORT)
+        return (in_url(self.host.address), RELAY_PORT)
 
     @property
     def log(self) -> Path:
@@ -233,7 +233,7 @@ class RelayStation:
             self.process = await asyncio.create_subprocess_exec(
                 *self.host.space.enter,
                 Path(sys.executable).with_name("shem"),
-                *("relay", "run", "--listen", f"0.0.0.0:{RELAY_PORT}"),
+                *("relay", "run", "--listen", f"{any_address(self.host)}:{RELAY_PORT}"),
                 *("--state-dir", self.directory),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
@@ -270,7 +270,7 @@ class Region:
         key: PrivateKey | None = None,
     ) -> Station:
         """Start a daemon (`ours` or `yagna`) on a new host, with a key of its own or this one."""
-        host = self.net.host(name, behind_nat=behind_nat)
+        host = self.net.host(name, behind_nat=behind_nat, ipv6=self.relay.host.is_ipv6)
         daemon = KINDS[kind](
             self.directory / name,
             self.relay.address,
@@ -278,7 +278,7 @@ class Region:
             enter=host.space.enter,
             **({} if key is None else {"key": key}),
         )
-        daemon.bind = ("0.0.0.0", NODE_PORT)
+        daemon.bind = (any_address(host), NODE_PORT)
         await self.stack.enter_async_context(Door(host, daemon.api_port))
         self.stack.push_async_callback(daemon.kill)
         await daemon.start()
@@ -289,11 +289,19 @@ class Region:
         return station
 
 
+def in_url(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def any_address(host: Host) -> str:
+    return "[::]" if host.is_ipv6 else "0.0.0.0"
+
+
 @asynccontextmanager
-async def region(net: Internet, directory: Path) -> AsyncIterator[Region]:
+async def region(net: Internet, directory: Path, *, ipv6: bool = False) -> AsyncIterator[Region]:
     """Have a relay on a host; daemons' logs are printed when the block fails."""
     async with contextlib.AsyncExitStack() as stack:
-        relay = RelayStation(net.host("relay"), directory / "relay")
+        relay = RelayStation(net.host("relay", ipv6=ipv6), directory / "relay")
         stack.push_async_callback(relay.kill)
         await relay.start()
         made = Region(net, relay, directory, stack)

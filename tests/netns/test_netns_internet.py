@@ -221,3 +221,23 @@ def test_several_test_processes_sweep_at_once():
         sweeper.join(30)
     assert [sweeper.exitcode for sweeper in sweepers] == [0, 0, 0]
     assert [space.name for space in dead if (NAMED / space.name).exists()] == []
+
+
+def test_hosts_of_the_ipv6_kind_reach_each_other_and_move(net):
+    one, two = net.host("one", ipv6=True), net.host("two", ipv6=True)
+    with one.space.entered():
+        here = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    with two.space.entered():
+        there = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    with here, there:
+        there.bind(("::", PORT))
+        there.settimeout(2)
+
+        here.sendto(b"hello", (two.address, PORT))
+        data, source = there.recvfrom(100)
+        assert data == b"hello" and source[0] == one.address
+
+        after = one.move()
+        here.sendto(b"moved", (two.address, PORT))
+        data, source = there.recvfrom(100)
+        assert data == b"moved" and source[0] == after

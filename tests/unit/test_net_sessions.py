@@ -746,3 +746,12 @@ def test_endpoints_that_are_no_ip_addresses_are_never_dialled(address):
     from shem.net.registry import read_endpoints
 
     assert read_endpoints([r.Endpoint(address, 80), r.Endpoint("10.0.0.1", 0)]) == ()
+
+
+def test_endpoints_of_ipv6_are_read_with_and_without_brackets():
+    from shem.net.registry import read_endpoints
+
+    found = read_endpoints([r.Endpoint("[fd00::1]", 80), r.Endpoint("fd00::2", 80)])
+
+    assert found == (("fd00::1", 80), ("fd00::2", 80))
+    assert read_endpoints([r.Endpoint("[10.0.0.300]", 80), r.Endpoint("[fd00::1", 80)]) == ()

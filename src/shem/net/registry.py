@@ -91,12 +91,17 @@ def read_endpoints(endpoints: Iterable[r.Endpoint]) -> tuple[Address, ...]:
     usable = []
     for endpoint in endpoints:
         try:
-            host = str(ip_address(endpoint.address))
+            host = str(ip_address(_bare(endpoint.address)))
         except ValueError:
             continue
         if endpoint.protocol == r.UDP and 0 < endpoint.port < 65_536:
             usable.append((host, endpoint.port))
     return tuple(usable)
+
+
+def _bare(address: str) -> str:
+    """Return an address without the brackets that our relay gives those of IPv6."""
+    return address[1:-1] if address.startswith("[") and address.endswith("]") else address
 
 
 def vouched(info: NodeInfo) -> Peer:

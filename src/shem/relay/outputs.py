@@ -90,4 +90,7 @@ class Out:
 
 
 def endpoints(entry: Registration) -> tuple[r.Endpoint, ...]:
-    return tuple(r.Endpoint(*address) for address in entry.endpoints)
+    """Name its addresses; those of IPv6 in brackets, since a yagna reads `address:port`."""
+    return tuple(
+        r.Endpoint(f"[{host}]" if ":" in host else host, port) for host, port in entry.endpoints
+    )
