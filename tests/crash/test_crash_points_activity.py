@@ -135,7 +135,7 @@ def _pid(program: Program) -> int:
 
 
 async def test_an_activity_survives_a_kill_at_any_durable_system_call(
-    short_dir: Path, capsys: pytest.CaptureFixture[str]
+    short_dir: Path, pytestconfig: pytest.Config
 ) -> None:
     async with siege(short_dir, loaded=False) as under:
         activity_id = await rent(under.net)
@@ -146,7 +146,6 @@ async def test_an_activity_survives_a_kill_at_any_durable_system_call(
         report = await points.run(chosen, bench.run, bench.mend)
         await under.settle()
 
-    with capsys.disabled():
-        print(f"\n{report}")  # noqa: T201 - a sample says what it was
+    pytestconfig.get_terminal_writer().line(f"\n{report}")
     report.require_unbroken()
     assert under.load.history.broken == []

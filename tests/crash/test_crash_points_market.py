@@ -97,7 +97,7 @@ class Bench:
 
 
 async def test_a_negotiation_survives_a_kill_at_any_durable_system_call(
-    short_dir: Path, capsys: pytest.CaptureFixture[str]
+    short_dir: Path, pytestconfig: pytest.Config
 ) -> None:
     async with paired(short_dir) as pair:
         bench = Bench(pair)
@@ -108,6 +108,5 @@ async def test_a_negotiation_survives_a_kill_at_any_durable_system_call(
         chosen += points.chosen(endings, ENDINGS_SAMPLE)
         report = await points.run(chosen, bench.run, pair.mend)
 
-    with capsys.disabled():
-        print(f"\n{report}")  # noqa: T201 - a sample says what it was
+    pytestconfig.get_terminal_writer().line(f"\n{report}")
     report.require_unbroken()
