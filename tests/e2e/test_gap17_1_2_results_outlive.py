@@ -4,6 +4,7 @@ The requestor is away while its batch ends and its activity as well; the provide
 results. Real processes.
 """
 
+import asyncio
 import os
 import signal
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.e2e.keyed import KeyedDevnet, until
 pytestmark = pytest.mark.timeout(240)
 INTERRUPTED = "interrupted, outcome unknown"
 GIVES_UP_AFTER = 4
+STREAM_ENDS_S = 30.0
 
 
 async def left_alone(net: KeyedDevnet) -> tuple[shem.Ticket, str]:
@@ -189,3 +191,46 @@ async def test_a_stranger_with_the_ticket_is_told_nothing(short_dir: Path) -> No
         async with RestClient(net.requestor.api_url, net.requestor.app_key) as rest:
             with pytest.raises(ApiError, match="ot found"):
                 await rest.activity.results(ticket.activity_id, batch_id)
+
+
+async def test_a_journal_that_cannot_be_read_is_said_and_nothing_is_guessed(
+    short_dir: Path,
+) -> None:
+    async with KeyedDevnet(short_dir) as net:
+        ticket, batch_id = await left_alone(net)
+        await until(lambda: ended_batch(net, 2))
+        [journal] = (net.directory / "agent" / "data").glob("exe-unit/work/*/*/journal")
+        damage(journal)
+        [unit] = net.exe_units()
+        os.kill(unit, signal.SIGKILL)
+        await net.handed_over(ticket.activity_id)
+        assert "results.lost" in net.log_of("provider")
+        await net.requestor.start()
+
+        async with net.golem() as golem, golem.attach(ticket) as attached:
+            results = await attached.batch(batch_id).wait()
+            ended = (await golem.attach(ticket)).report.ended
+        assert (results[-1].message or "").startswith(INTERRUPTED)
+        assert ended is not None and "execution aborted" in ended.why
+
+
+def damage(journal: Path) -> None:
+    with journal.open("r+b") as file:
+        file.seek(4)
+        file.write(b"????")
+
+
+async def test_a_stream_of_an_exe_unit_that_dies_ends(short_dir: Path) -> None:
+    async with (
+        KeyedDevnet(short_dir) as net,
+        net.golem() as golem,
+        golem.rent(net.package) as activity,
+    ):
+        await activity.run("mandel", "scene", SCENE, check=True)
+        batch = await activity.submit(frames(FIRST_TAG))
+        async with asyncio.timeout(STREAM_ENDS_S):
+            async for _ in batch.stream():
+                for unit in net.exe_units():
+                    os.kill(unit, signal.SIGKILL)
+        results = await batch.wait()
+        assert (results[-1].message or "").startswith(INTERRUPTED)
