@@ -94,8 +94,6 @@ class Network:
             receiver(data, source)
         elif (told := self.refused.get(source)) and self.rng.unit() < self.refusals:
             self.at(self.now + self.weather.delay_s, lambda: told(target))
-        elif (told := self.refused.get(source)) and self.rng.unit() < self.refusals:
-            self.at(self.now + self.weather.delay_s, lambda: told(target))
 
 
 class _Machine:
@@ -183,12 +181,6 @@ class Heard:
     messages: dict = field(default_factory=lambda: defaultdict(list))
     lost: list = field(default_factory=list)
     up: list = field(default_factory=list)
-
-    def message(self, sender, channel, message):
-        self.messages[sender, channel].append(message)
-
-    def stream_lost(self, peer, channel, reason):
-        self.lost.append((peer, channel, reason))
 
     def message(self, sender, channel, message):
         self.messages[sender, channel].append(message)
@@ -301,17 +293,8 @@ class SimNode(_Machine):
             if len(self._unread) < UNREAD_MAX:
                 self._unread.append((data, source))
             return
-        if self.is_paused:
-            if len(self._unread) < UNREAD_MAX:
-                self._unread.append((data, source))
-            return
         self.core.receive(data, source, self.network.now)
         self.pump()
-
-    def _on_refused(self, address):
-        if self.is_alive and not self.is_paused:
-            self.core.on_refused(address, self.network.now)
-            self.pump()
 
     def _on_refused(self, address):
         if self.is_alive and not self.is_paused:

@@ -8,7 +8,7 @@ import pytest
 from shem.identity.keys import PrivateKey
 from shem.kernel.ids import node_id_to_bytes
 from shem.relay.core import RelayCore
-from shem.relay.directory import SESSION_EXPIRY_S, RelaySession
+from shem.relay.directory import REGISTER_WITHIN_S, SESSION_EXPIRY_S, RelaySession
 from shem.relay.limits import PROOF_BURST, SESSIONS_PER_HOST_MAX
 from shem.relay.outputs import SendCheck, SendDatagram
 from shem.relay.tickets import TICKET_LIFETIME_S
@@ -127,6 +127,20 @@ def test_node_is_visible_only_after_register(town):
     assert seeker.ask(question).content.code == r.Code.NOT_FOUND
     hidden.register()
     assert seeker.ask(question).content.code == r.Code.OK
+
+
+def test_session_that_does_not_register_is_told_soon_that_it_is_none(town):
+    node = Client(town, 1).open()
+    town.pass_time(REGISTER_WITHIN_S - 0.1)
+    assert node.ask(r.Ping()).content.code == r.Code.OK
+    town.pass_time(0.2)
+
+    assert node.ask(r.Ping()).content.code == r.Code.UNAUTHORIZED
+
+    assert not town.core.directory.sessions
+    assert node.open().register().content.code == r.Code.OK
+    town.pass_time(REGISTER_WITHIN_S + 1)
+    assert node.ask(r.Ping()).content.code == r.Code.OK
 
 
 def test_public_address_is_checked_from_the_second_socket(town):

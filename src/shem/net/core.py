@@ -533,6 +533,8 @@ class NodeCore:
     def _on_slot_answer(self, answer: Answer, packet: r.Packet, now: float) -> None:
         assert isinstance(answer.purpose, WhoIs) and isinstance(packet.content, r.Response)
         held = self._slots.take(answer.purpose.slot)
+        if self.link.session is None or self.link.session.session_id != packet.session_id:
+            return  # slots are those of a relay session, and this one is over
         body = packet.content.body
         if packet.content.code == r.Code.OK and isinstance(body, r.Node):
             info = read_node(body)
