@@ -15,6 +15,7 @@ from shem.bus.router import Bus
 from shem.kernel.caller import Assurance, Caller
 from shem.kernel.ids import NodeId
 from shem.kernel.world import World
+from shem.market.match_index import MatchIndex
 from shem.market.messages import encode
 from shem.store.outbox import Outbox
 from shem.store.unit import Store
@@ -75,6 +76,7 @@ class Context:
     identities: Identities
     world: World
     answers: Answers = field(default_factory=Answers)
+    index: MatchIndex = field(default_factory=MatchIndex)
     exact_failures: bool = False
     """What cannot be said to the peer at once fails, as it does with yagna (§8.3)."""
 

@@ -18,7 +18,7 @@ from shem.kernel.tasks import TaskScope
 from shem.market.announcer import Announcer
 from shem.market.context import Context
 from shem.market.ids import subscription_hash
-from shem.market.matching import MATCHING_KEY, propose_for_offer
+from shem.market.matching import MATCHING_KEY, end, keep, propose
 from shem.market.messages import (
     DISCOVERY,
     NEW_NEIGHBOUR_TOPIC,
@@ -33,10 +33,8 @@ from shem.market.subscription_rows import (
     active_subscriptions,
     count_offers,
     load_subscription,
-    mark_unsubscribed,
     marked_offers,
     next_insertion,
-    save_subscription,
 )
 from shem.store.unit import Unit
 
@@ -240,8 +238,8 @@ class Discovery:
                     log.info("market.offer_refused", offer=row.offer_id, peer=sender, reason=flaw)
                     continue
                 offer = _foreign(row, inserted_ns + len(stored))
-                save_subscription(unit, offer)
-                matched += await propose_for_offer(unit, offer, now_ns)
+                keep(self._context, unit, offer)
+                matched += await propose(self._context, unit, offer, now_ns)
                 stored.append(row.offer_id)
         if stored:
             log.debug("market.offers_stored", peer=sender, count=len(stored), matched=matched)
@@ -276,7 +274,7 @@ class Discovery:
             return
         async with self._context.store.unit(MATCHING_KEY) as unit:
             for item in gone:
-                mark_unsubscribed(unit, item)
+                end(self._context, unit, item)
         self._unsubscribes.add(gone, FOREIGN_DELAY_S)
 
     async def _owner_withdrew(self, offer: Subscription) -> bool:

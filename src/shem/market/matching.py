@@ -1,15 +1,19 @@
 """Offers and Demands brought together on the requestor's node.
 
 docs/protocol/market.md §6.4, §7.5. Functions in units of work: a pair that matches gets an initial
-proposal and its event in the same commit as what brought it together.
+proposal and its event in the same commit as what brought it together. Who may match is looked up in
+the index, which each side enters and leaves with the commits; long work is cut into slices.
 """
 
 from typing import Final
 
 import structlog
 
-from shem.market.constraints import ConstraintError
+from shem.kernel.breath import Breath
+from shem.kernel.ids import SubscriptionId
+from shem.market.context import Context
 from shem.market.ids import Role
+from shem.market.match_index import compiled
 from shem.market.proposal_rows import (
     free_proposal_id,
     pair_is_known,
@@ -19,15 +23,25 @@ from shem.market.proposal_rows import (
 from shem.market.records import DEMAND, OFFER, Proposal, Subscription
 from shem.market.resolve import Match, match_pair
 from shem.market.states import ProposalState
-from shem.market.subscription_rows import active_subscriptions, load_subscription
+from shem.market.subscription_rows import (
+    load_subscription,
+    mark_unsubscribed,
+    page_of_active,
+    save_subscription,
+)
 from shem.store.unit import Unit
 
 log = structlog.get_logger()
 
 MATCHING_KEY: Final = "market.matching"
-"""Units that add an Offer or a Demand share this key, so that no pair slips between two."""
-CANDIDATES_MAX: Final = 5_000
+"""Units that add or end an Offer or a Demand share this key, so that no pair slips between two."""
+CANDIDATES_MAX: Final = 20_000
 """Offers looked at for a new Demand, the latest first, and the other way round."""
+PROPOSED_MAX: Final = 4_000
+"""Proposals made in one unit of work."""
+PAGE: Final = 50
+"""Rows read at once when the index is filled."""
+SWEEP_INTERVAL_S: Final = 60.0
 
 
 def match_sides(new: Proposal | Subscription, old: Proposal | Subscription) -> Match:
@@ -35,16 +49,63 @@ def match_sides(new: Proposal | Subscription, old: Proposal | Subscription) -> M
     return match_pair(new.properties, new.constraints, old.properties, old.constraints)
 
 
-async def propose_for_offer(unit: Unit, offer: Subscription, now_ns: int) -> int:
-    """Propose a new Offer to the Demands of this node; return how many it matched."""
-    demands = await active_subscriptions(unit.fetch, DEMAND, now_ns, CANDIDATES_MAX)
-    return sum([await _propose(unit, offer, demand, now_ns) for demand in demands if demand.own])
+def keep(context: Context, unit: Unit, item: Subscription) -> None:
+    """Store a subscription, and have it matched from the commit on."""
+    save_subscription(unit, item)
+    entry = compiled(item) if context.index.is_loaded(item.kind) else None
+    if entry is not None:
+        unit.after_commit(lambda: context.index.add(entry))
 
 
-async def propose_for_demand(unit: Unit, demand: Subscription, now_ns: int) -> int:
-    """Propose the known Offers to a new Demand; return how many matched."""
-    offers = await active_subscriptions(unit.fetch, OFFER, now_ns, CANDIDATES_MAX)
-    return sum([await _propose(unit, offer, demand, now_ns) for offer in offers])
+def end(context: Context, unit: Unit, subscription_id: SubscriptionId) -> None:
+    """Mark a subscription as withdrawn, and match it no more."""
+    mark_unsubscribed(unit, subscription_id)
+    unit.after_commit(lambda: context.index.remove(subscription_id))
+
+
+async def propose(context: Context, unit: Unit, new: Subscription, now_ns: int) -> int:
+    """Propose a new Offer to our Demands, or the known Offers to a new Demand; return how many."""
+    entry = compiled(new)
+    if entry is None:
+        return 0
+    breath = Breath(context.world.clock)
+    index = context.index
+    await _fill(context, unit, DEMAND if new.kind == OFFER else OFFER, now_ns, breath)
+    for _ in index.prepare(entry):
+        await breath.draw()
+    proposed = 0
+    for candidate in index.candidates(entry, now_ns, CANDIDATES_MAX):
+        await breath.draw()
+        if proposed >= PROPOSED_MAX:
+            log.info("market.too_many_matches", subscription=new.subscription_id)
+            break
+        if entry.fits(candidate):
+            proposed += await _propose(unit, new, candidate.subscription_id, now_ns)
+    return proposed
+
+
+async def sweep(context: Context) -> None:
+    """Take what has expired out of the index, again and again."""
+    while True:
+        await context.world.clock.sleep(SWEEP_INTERVAL_S)
+        breath = Breath(context.world.clock)
+        for subscription_id in context.index.expired(context.now_ns()):
+            context.index.remove(subscription_id)
+            await breath.draw()
+
+
+async def _fill(context: Context, unit: Unit, kind: str, now_ns: int, breath: Breath) -> None:
+    """Read one side of the index from the store, once; nobody adds to it meanwhile."""
+    if context.index.is_loaded(kind):
+        return
+    last = ("", 0)
+    while page := await page_of_active(unit.fetch, kind, last, now_ns, PAGE):
+        for item in page:
+            if (item.kind == OFFER or item.own) and (entry := compiled(item)):
+                context.index.add(entry)
+            await breath.draw()
+        last = (page[-1].subscription_id, page[-1].inserted_ns)
+    context.index.loaded(kind)
 
 
 async def propose_again(unit: Unit, offer_id: str, demand_id: str, now_ns: int) -> None:
@@ -57,9 +118,11 @@ async def propose_again(unit: Unit, offer_id: str, demand_id: str, now_ns: int) 
         await _initial(unit, offer, demand, now_ns)
 
 
-async def _propose(unit: Unit, offer: Subscription, demand: Subscription, now_ns: int) -> bool:
-    if not _fits(offer, demand):
+async def _propose(unit: Unit, new: Subscription, other_id: SubscriptionId, now_ns: int) -> bool:
+    other = await load_subscription(unit.fetch, other_id)
+    if other is None or not other.is_active(now_ns):
         return False
+    offer, demand = (new, other) if new.kind == OFFER else (other, new)
     if await pair_is_known(unit.fetch, offer.subscription_id, demand.subscription_id):
         return False
     await _initial(unit, offer, demand, now_ns)
@@ -67,18 +130,8 @@ async def _propose(unit: Unit, offer: Subscription, demand: Subscription, now_ns
 
 
 def _fits(offer: Subscription, demand: Subscription) -> bool:
-    if offer.identity == demand.identity:
-        return False
-    try:
-        return match_sides(demand, offer).fits
-    except ConstraintError as error:
-        log.debug(
-            "market.match_failed",
-            offer=offer.subscription_id,
-            demand=demand.subscription_id,
-            reason=error.message,
-        )
-        return False
+    one, other = compiled(offer), compiled(demand)
+    return one is not None and other is not None and one.fits(other)
 
 
 async def _initial(unit: Unit, offer: Subscription, demand: Subscription, now_ns: int) -> None:

@@ -14,7 +14,7 @@ from shem.kernel.errors import ShemError, TimedOut, Unreachable
 from shem.kernel.ids import SubscriptionId
 from shem.market.context import Context
 from shem.market.ids import Role
-from shem.market.matching import MATCHING_KEY
+from shem.market.matching import MATCHING_KEY, end
 from shem.market.messages import (
     PROVIDER_PROPOSAL,
     REQUESTOR_PROPOSAL,
@@ -27,7 +27,6 @@ from shem.market.messages import (
 from shem.market.proposal_rows import load_proposal, mark_countered, mark_delivery, queue_event
 from shem.market.records import Proposal, reason_text
 from shem.market.refusals import describe, find
-from shem.market.subscription_rows import mark_unsubscribed
 from shem.store.outbox import DONE, Drop, OutboxRow, Outcome, Retry
 from shem.store.unit import Unit
 
@@ -138,7 +137,7 @@ class ProposalOutbound:
     async def _forget_offer(self, offer_id: SubscriptionId) -> None:
         """Propose an Offer no more that its own node does not know: a legacy one lost it."""
         async with self._context.store.unit(MATCHING_KEY) as unit:
-            mark_unsubscribed(unit, offer_id)
+            end(self._context, unit, offer_id)
 
     async def _deliver_rejection(self, row: OutboxRow) -> Outcome:
         proposal = await load_proposal(self._context.store.fetch, row.payload["proposalId"])

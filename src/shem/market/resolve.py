@@ -11,6 +11,7 @@ from decimal import Decimal, InvalidOperation
 from enum import Enum
 from functools import lru_cache
 from operator import eq, ge, gt, le, lt
+from sys import intern
 from typing import Any, Final
 
 from shem.kernel.errors import UsageError
@@ -91,7 +92,7 @@ def typed_properties(text: str) -> dict[str, Typed]:
     for name, value in parse_flat(text).items():
         known = None if "=" in name else _typed(value)
         if known is not None:
-            typed[name] = known
+            typed[intern(name)] = intern(known) if isinstance(known, str) else known
     return typed
 
 
@@ -199,7 +200,7 @@ def _compare_typed(have: Typed, operator: str, value: str) -> bool:
     if isinstance(have, bool):
         return operator == "=" and value == ("true" if have else "false")
     if isinstance(have, float):
-        number = _number(value)
+        number = read_number(value)
         return number is not None and _ORDER[operator](have, number)
     if isinstance(have, str):
         if operator == "=" and "*" in value:
@@ -220,7 +221,8 @@ def _contains(have: list[Typed], value: str) -> bool:
     return any(_compare_typed(item, "=", value) for item in have)
 
 
-def _number(text: str) -> float | None:
+def read_number(text: str) -> float | None:
+    """Return the number that a constraint's text is, if it is one."""
     return float(text) if _NUMBER.fullmatch(text) else None
 
 

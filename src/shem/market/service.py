@@ -24,6 +24,7 @@ from shem.market import (
     agreement_states,
     agreements,
     cleanup,
+    matching,
     offer_server,
     pending,
     subscriptions,
@@ -149,6 +150,7 @@ class MarketService:
         self._scope.spawn(self._reconciler.run(), "market reconciliation")
         self._scope.spawn(self._endings.run(), "market expiry")
         self._scope.spawn(cleanup.run(self._context), "market clean-up")
+        self._scope.spawn(matching.sweep(self._context), "market index")
         return self
 
     async def __aexit__(

@@ -106,6 +106,24 @@ async def page_of_offers(
     return [_subscription(row) for row in rows]
 
 
+async def page_of_active(
+    fetch: Fetch, kind: str, after: tuple[str, int], now_ns: int, most: int
+) -> list[Subscription]:
+    """Return active Offers or Demands in the order of their arrival, behind an id and a time."""
+    rows = await fetch(
+        "SELECT * FROM subscription WHERE kind = :kind AND state = 'active'"
+        " AND expires_ns > :now AND inserted_ns >= :after_ns"
+        " AND (inserted_ns > :after_ns OR subscription_id > :after_id)"
+        " ORDER BY inserted_ns, subscription_id LIMIT :most",
+        kind=kind,
+        now=now_ns,
+        after_id=after[0],
+        after_ns=after[1],
+        most=most,
+    )
+    return [_subscription(row) for row in rows]
+
+
 async def next_insertion(fetch: Fetch, now_ns: int) -> int:
     """Return the arrival time of a new Offer: later than all others, for those who page by it.
 

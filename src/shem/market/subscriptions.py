@@ -14,16 +14,14 @@ from shem.kernel.world import new_hex_id
 from shem.market.constraints import LENGTH_MAX
 from shem.market.context import Context
 from shem.market.ids import new_subscription_id, subscription_hash
-from shem.market.matching import MATCHING_KEY, propose_for_demand, propose_for_offer
+from shem.market.matching import MATCHING_KEY, end, keep, propose
 from shem.market.properties import Json, flat_text
 from shem.market.records import ACTIVE, DEMAND, OFFER, Subscription, negotiation_topic
 from shem.market.subscription_rows import (
     load_subscription,
-    mark_unsubscribed,
     next_insertion,
     own_subscriptions,
     publishers,
-    save_subscription,
 )
 
 TTL_NS: Final = 3600 * NS_PER_S
@@ -54,11 +52,8 @@ async def subscribe(
     )
     async with context.store.unit(MATCHING_KEY) as unit:
         item = replace(item, inserted_ns=await next_insertion(unit.fetch, now_ns))
-        save_subscription(unit, item)
-        if kind == OFFER:
-            await propose_for_offer(unit, item, now_ns)
-        else:
-            await propose_for_demand(unit, item, now_ns)
+        keep(context, unit, item)
+        await propose(context, unit, item, now_ns)
     return item
 
 
@@ -76,7 +71,7 @@ async def unsubscribe(
                 raise NotFound(f"{name} [{subscription_id}] not found.")
             ended = "already unsubscribed" if item.state != ACTIVE else "expired"
             raise Gone(f"{name} [{subscription_id}] {ended}.")
-        mark_unsubscribed(unit, subscription_id)
+        end(context, unit, subscription_id)
         unit.notify(negotiation_topic(subscription_id))
 
 
@@ -92,7 +87,7 @@ async def withdraw_orphans(context: Context) -> list[SubscriptionId]:
     if orphans:
         async with context.store.unit(MATCHING_KEY) as unit:
             for item in orphans:
-                mark_unsubscribed(unit, item.subscription_id)
+                end(context, unit, item.subscription_id)
                 unit.notify(negotiation_topic(item.subscription_id))
     return [item.subscription_id for item in orphans if item.kind == OFFER]
 
