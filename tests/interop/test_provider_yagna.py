@@ -4,15 +4,22 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 
+from click.testing import CliRunner
+
 import shem
+from shem.cli.main import cli
 from shem.devnet import payload
 from shem.kernel.world import World
+from shem.provider.offer import COEFFICIENTS
 from shem.relay.service import Relay
 from shem.rest import RestClient
+from shem.rest.models import Properties, ProposalEvent
 from tests.interop.real_yagna import RealYagna, real_yagna
 
 SUBNET = "interop"
@@ -23,6 +30,7 @@ async def agent_at(yagna: RealYagna, directory: Path, images: Path) -> AsyncIter
     """Run our agent as the yagna's provider; its ExeUnits end with their agreement."""
     env = {
         **os.environ,
+        "SHEM_PRIVATE_TRANSFERS": "yes",
         "YAGNA_API_URL": yagna.api_url,
         "YAGNA_APPKEY": yagna.app_key,
         "GSB_URL": yagna.gsb_url,
@@ -92,3 +100,80 @@ async def test_rented_at_a_real_yagna_through_a_real_yagna(tmp_path: Path) -> No
         async with RestClient(provider.api_url, provider.app_key) as rest:
             state = await rest.activity.state(activity.id)
             assert state.current == "Terminated"
+
+
+def operate(directory: Path, *words: str) -> None:
+    """Run an operator's command on the agent's files."""
+    done = CliRunner().invoke(cli, ["provider", "--data-dir", str(directory), *words])
+    assert done.exception is None, done.exception
+
+
+async def proposals(requestor: RealYagna, count: int) -> list[Properties]:
+    """Return the offers that a plain demand meets at a real yagna."""
+    found: dict[str, Properties] = {}
+    async with RestClient(requestor.api_url, requestor.app_key) as rest:
+        demand = await rest.market.demands.publish(
+            {
+                "golem.srv.comp.expiration": int(time.time() + 3_600) * 1_000,
+                "golem.node.debug.subnet": SUBNET,
+            },
+            f"(golem.node.debug.subnet={SUBNET})",
+        )
+        async with asyncio.timeout(60):
+            while len(found) < count:
+                for event in await rest.market.demands.events(demand, timeout_s=5.0):
+                    assert isinstance(event, ProposalEvent)
+                    found[event.proposal.proposal_id] = event.proposal.properties
+        await rest.market.demands.withdraw(demand)
+    return list(found.values())
+
+
+async def test_presets_with_prices_and_the_end_of_work_at_a_real_yagna(tmp_path: Path) -> None:
+    packed = payload.write_package(tmp_path)
+    package = shem.WasmPackage.of_file(packed.path, url=packed.path.as_uri())
+    data_dir = tmp_path / "agent"
+    dear = ("--preset-name", "dear", "--exe-unit", "wasmtime")
+    operate(data_dir, "preset", "create", *dear, "--price", "cpu=0.25", "--price", "initial=2")
+    operate(data_dir, "preset", "deactivate", "container")
+    operate(data_dir, "preset", "activate", "dear")
+    async with (
+        Relay(World(), ("127.0.0.1", 0)) as relay,
+        real_yagna(tmp_path / "p", relay.address) as provider,
+        real_yagna(tmp_path / "r", relay.address) as requestor,
+        agent_at(provider, data_dir, tmp_path),
+        shem.Golem(
+            "interop",
+            api_url=requestor.api_url,
+            app_key=requestor.app_key,
+            subnet=SUBNET,
+            network="holesky",
+        ) as golem,
+    ):
+        found = {tuple(offer[COEFFICIENTS]): offer for offer in await proposals(requestor, 2)}
+        assert set(found) == {(0.0, 0.0, 0.0), (0.25, 0.0, 2.0)}
+        for offer in found.values():
+            assert offer["golem.com.usage.vector"] == [
+                "golem.usage.cpu_sec",
+                "golem.usage.duration_sec",
+            ]
+            assert offer["golem.srv.caps.end-when"][0] == "batch-done"
+        operate(data_dir, "preset", "deactivate", "dear")
+
+        activity = await golem.rent(
+            package,
+            timeout=60.0,
+            end_when=shem.EndWhen(batch_done=True),
+            max_absence=timedelta(hours=1),
+        )
+        agreed = (await activity.agreement.info()).offer.properties
+        assert agreed["golem.srv.offline.max-absence-sec"] == 3_600
+        assert agreed["golem.srv.offline.on-absence"] == "terminate"
+        assert (await activity.run("mandel", "note", "done")).ok
+
+        async with asyncio.timeout(60):
+            while (ended := await activity.agreement.ended()) is None:  # noqa: ASYNC110 - others end it
+                await asyncio.sleep(0.25)
+        assert (ended.by, ended.code) == ("Provider", "Success")
+        assert "batch-done" in ended.why
+        async with RestClient(provider.api_url, provider.app_key) as rest:
+            assert len(await rest.market.offers.mine()) == 1
