@@ -23,7 +23,8 @@ IFF_NO_PI = 0x1000
 DEVICE = "net0"
 MTU = 1500
 NAMED = Path("/run/netns")
-_NAME = re.compile(r"shem(?P<pid>\d+)-.+")
+MARK = "shem"
+_NAME = re.compile(r"[a-z]+(?P<pid>\d+)-.+")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -47,12 +48,12 @@ def obstacle() -> str | None:
     return None
 
 
-def sweep() -> None:
+def sweep(mark: str = MARK) -> None:
     """End what test processes that are gone have left, and delete their namespaces.
 
     Several test processes start at once: whoever sweeps first may take a namespace from the others.
     """
-    for path in NAMED.glob("shem*-*") if NAMED.exists() else ():
+    for path in NAMED.glob(f"{mark}*-*") if NAMED.exists() else ():
         match = _NAME.fullmatch(path.name)
         if match and not Path(f"/proc/{match['pid']}").exists():
             with contextlib.suppress(subprocess.CalledProcessError):

@@ -1,7 +1,8 @@
 """IP packets as routers see them: addresses, ports, and their translation by a home router. Pure.
 
-A `Nat` gives each inner address and port an outer port, the same for all receivers, and lets in
-only what comes from an address and port that was sent to: the usual home router. It knows IPv4.
+A `Nat` gives each inner address and port an outer port and lets in only what comes from an address
+and port that was sent to. The usual home router has one outer port for all receivers; one that is
+`per_receiver` has another for each, as those of many companies and mobile networks. IPv4 only.
 """
 
 import struct
@@ -59,10 +60,11 @@ def _checksum(data: bytes | bytearray) -> int:
 
 @dataclass
 class Nat:
-    """One home router; `address` is its outer one."""
+    """One router; `address` is its outer one."""
 
     address: str
-    _outer: dict[Endpoint, int] = field(default_factory=dict)
+    per_receiver: bool = False
+    _outer: dict[tuple[Endpoint, Endpoint | None], int] = field(default_factory=dict)
     _inner: dict[int, Endpoint] = field(default_factory=dict)
     _admitted: set[tuple[int, Endpoint]] = field(default_factory=set)
     _next_port: int = FIRST_PORT
@@ -72,13 +74,14 @@ class Nat:
         ports = ports_of(packet)
         if ports is None:
             return None
-        inner = (source_of(packet), ports[0])
-        if inner not in self._outer:
-            self._outer[inner] = self._next_port
+        inner, receiver = (source_of(packet), ports[0]), (destination_of(packet), ports[1])
+        key = (inner, receiver if self.per_receiver else None)
+        if key not in self._outer:
+            self._outer[key] = self._next_port
             self._inner[self._next_port] = inner
             self._next_port += 1
-        port = self._outer[inner]
-        self._admitted.add((port, (destination_of(packet), ports[1])))
+        port = self._outer[key]
+        self._admitted.add((port, receiver))
         return readdressed(packet, source=(self.address, port))
 
     def inward(self, packet: bytes) -> bytes | None:

@@ -266,11 +266,16 @@ class Region:
         name: str,
         *,
         behind_nat: bool = False,
+        strict_nat: bool = False,
         env: dict[str, str] | None = None,
         key: PrivateKey | None = None,
     ) -> Station:
         """Start a daemon (`ours` or `yagna`) on a new host, with a key of its own or this one."""
-        host = self.net.host(name, behind_nat=behind_nat, ipv6=self.relay.host.is_ipv6)
+        host = self.net.host(
+            name, behind_nat=behind_nat or strict_nat, ipv6=self.relay.host.is_ipv6
+        )
+        if host.nat is not None:
+            host.nat.per_receiver = strict_nat
         daemon = KINDS[kind](
             self.directory / name,
             self.relay.address,

@@ -175,6 +175,22 @@ def test_a_router_lets_in_only_what_was_asked_for(net, boxes):
     assert here.hear(0.1) is None
 
 
+def test_a_strict_router_has_another_port_for_every_receiver(net, boxes):
+    home, two, three = net.host("home", behind_nat=True), net.host("two"), net.host("three")
+    home.nat.per_receiver = True
+    here, there, elsewhere = boxes(home), boxes(two), boxes(three)
+
+    here.say(b"out", two.address)
+    here.say(b"out", three.address)
+
+    seen, also_seen = there.hear()[1], elsewhere.hear()[1]
+    assert seen[0] == also_seen[0] == home.address and seen[1] != also_seen[1]
+    elsewhere.say(b"no", *seen)
+    there.say(b"yes", *seen)
+    assert here.hear() == (b"yes", (two.address, PORT))
+    assert here.hear(0.1) is None
+
+
 def test_a_router_that_restarts_gives_another_port(net, boxes):
     home, two = net.host("home", behind_nat=True), net.host("two")
     here, there = boxes(home), boxes(two)
@@ -193,12 +209,12 @@ def test_a_router_that_restarts_gives_another_port(net, boxes):
 def test_namespaces_of_dead_runs_are_swept_and_those_of_living_ones_are_not():
     ended = subprocess.Popen(["true"])
     ended.wait()
-    dead = Namespace(f"shem{ended.pid}-left")
-    living = Namespace(f"shem{os.getpid()}-kept")
+    dead = Namespace(f"alone{ended.pid}-left")
+    living = Namespace(f"alone{os.getpid()}-kept")
     left, kept = (subprocess.Popen([*space.enter, "sleep", "60"]) for space in (dead, living))
     try:
         time.sleep(0.2)  # they have to get there
-        sweep()
+        sweep("alone")
         assert left.wait(5) == -signal.SIGKILL
         assert not (NAMED / dead.name).exists()
         assert kept.poll() is None
@@ -212,9 +228,9 @@ def test_namespaces_of_dead_runs_are_swept_and_those_of_living_ones_are_not():
 def test_several_test_processes_sweep_at_once():
     ended = subprocess.Popen(["true"])
     ended.wait()
-    dead = [Namespace(f"shem{ended.pid}-left{number}") for number in range(8)]
+    dead = [Namespace(f"crowd{ended.pid}-left{number}") for number in range(8)]
     context = multiprocessing.get_context("spawn")
-    sweepers = [context.Process(target=sweep) for _ in range(3)]
+    sweepers = [context.Process(target=sweep, args=("crowd",)) for _ in range(3)]
     for sweeper in sweepers:
         sweeper.start()
     for sweeper in sweepers:
