@@ -82,6 +82,11 @@ class Agreements:
         self._reserved[agreement_id] = resources
         self.changed.set()
 
+    def release(self, agreement_id: str) -> None:
+        """Give a reserved place back; an agreement that is held keeps its own."""
+        self._reserved.pop(agreement_id, None)
+        self.changed.set()
+
     async def resume(self) -> None:
         """Take up what an earlier agent left."""
         for record in await self._records.open_agreements():
@@ -108,8 +113,7 @@ class Agreements:
                 return
             self._hold(record)
         finally:
-            self._reserved.pop(agreement_id, None)
-            self.changed.set()
+            self.release(agreement_id)
         if record.state is AgreementState.APPROVING:
             self._scope.spawn(self._approve(agreement_id), f"approve {agreement_id}")
 

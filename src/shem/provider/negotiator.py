@@ -95,6 +95,7 @@ class Negotiator:
             ]
             if tasks:
                 await asyncio.wait(tasks, timeout=HOLD_S)
+        await self._take_back()  # what was published while it was withdrawn
 
     @property
     def offer(self) -> OfferText:
@@ -106,11 +107,15 @@ class Negotiator:
         `run` ends with it, within the time of a poll.
         """
         self._withdrawn = True
+        await self._take_back()
+
+    async def _take_back(self) -> None:
         if self._subscription is None:
             return
         try:
             async with asyncio.timeout(WITHDRAW_TIMEOUT_S):
                 await self._client.market.offers.withdraw(self._subscription)
+            self._subscription = None
         except (TimeoutError, ShemError) as error:
             log.info("offer.not_withdrawn", offer=self._name, reason=str(error))
 

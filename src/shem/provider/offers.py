@@ -7,6 +7,7 @@ are not touched by any of this.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import structlog
@@ -78,17 +79,21 @@ class Offers:
         """Keep the offers of the operator's files up, for ever."""
         await self._take(settings)
         await self._forget_others()
+        clock = self._world.clock
+        looked_s = clock.monotonic()
         while True:
-            await self._arrange()
             self._agreements.changed.clear()
-            try:
+            await self._arrange()
+            with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_PERIOD_S):
                     await self._agreements.changed.wait()
-            except TimeoutError:
-                changed = self._watch.changed()
-                if changed is not None:
-                    log.info("settings.changed", presets=list(changed.presets.active))
-                    await self._take(changed)
+            if clock.monotonic() - looked_s < LOOK_PERIOD_S:
+                continue
+            looked_s = clock.monotonic()
+            changed = self._watch.changed()
+            if changed is not None:
+                log.info("settings.changed", presets=list(changed.presets.active))
+                await self._take(changed)
 
     async def withdraw(self) -> None:
         """Take all offers back."""
