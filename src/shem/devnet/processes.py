@@ -19,6 +19,7 @@ import psutil
 
 from shem.kernel.errors import ShemError
 from shem.kernel.world import Process, World
+from shem.provider.exeunits import activity_of
 
 MARK_VARIABLE: Final = "SHEM_DEVNET"
 EXE_UNIT: Final = "exe-unit"
@@ -131,8 +132,8 @@ def is_alive(process: psutil.Process) -> bool:
 def is_exe_unit(process: psutil.Process) -> bool:
     """Whether it serves an activity; a process that has just ended does not."""
     try:
-        return {EXE_UNIT, "service-bus"} <= set(process.cmdline())
-    except psutil.NoSuchProcess:
+        return EXE_UNIT in process.cmdline() and activity_of(process) is not None
+    except psutil.Error:
         return False
 
 

@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -109,6 +110,16 @@ def service_bus(
     setup.work_dir.mkdir(parents=True, exist_ok=True)
     setup.cache_dir.mkdir(parents=True, exist_ok=True)
     asyncio.run(_serve(setup))
+
+
+@exe_unit.command("spare", hidden=True)
+def spare() -> None:
+    """Be ready for an activity that comes on standard input."""
+    from shem.exeunit.spare import wait_for_work
+
+    args = wait_for_work(sys.stdin.buffer)
+    if args is not None:
+        exe_unit.main(args=args, prog_name="shem exe-unit", standalone_mode=False)
 
 
 @exe_unit.command("from-file")

@@ -45,9 +45,9 @@ def setting(name: str, *aliases: str, env: Mapping[str, str] | None = None) -> s
     return None
 
 
-def flag(name: str, *, env: Mapping[str, str] | None = None) -> bool:
-    """Return whether `SHEM_<name>` is set to 1 (or not, or to 0)."""
-    value = setting(name, env=env) or "0"
+def flag(name: str, *, env: Mapping[str, str] | None = None, default: bool = False) -> bool:
+    """Return whether `SHEM_<name>` is set to 1 or to 0; the default when it is not set."""
+    value = setting(name, env=env) or str(int(default))
     if value not in {"0", "1"}:
         raise UsageError(f"SHEM_{name} {value!r} is not 0 or 1")
     return value == "1"

@@ -27,6 +27,7 @@ from shem.provider.offers import Offers, capacity_of
 from shem.provider.patience import BackOff, until_answered
 from shem.provider.records import Records
 from shem.provider.settings import SettingsWatch
+from shem.provider.spares import WarmProcesses
 from shem.rest.client import RestClient
 from shem.rest.errors import ApiError, Disconnected
 from shem.rest.models import AgreementOperationEvent, ProviderEvent
@@ -108,7 +109,7 @@ class Agent:
             descriptors=self._descriptors,
             records=records,
             client=self._client,
-            units=self._surroundings.units(self._world),
+            units=self._units(scope),
             world=self._world,
             scope=scope,
         )
@@ -159,6 +160,17 @@ class Agent:
     @property
     def _data_dir(self) -> Path:
         return self._config.data_dir
+
+    def _units(self, scope: TaskScope) -> Units:
+        """Return where ExeUnits run, with a spare where they are processes."""
+        units = self._surroundings.units(self._world)
+        if not self._config.spare or not isinstance(units, Processes):
+            return units
+        warm = WarmProcesses(
+            self._world, directory=self._config.spare_dir, gsb_url=self._config.gsb_url
+        )
+        scope.spawn(warm.run(), "spare ExeUnit")
+        return warm
 
     async def _session_id(self, records: Records, named: str | None) -> str:
         """Return the session id, made once: events of earlier runs stay ours."""

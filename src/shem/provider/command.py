@@ -15,7 +15,7 @@ from typing import Any, Final
 import click
 
 from shem.kernel import log as logs
-from shem.kernel.config import DEFAULT_API_URL, DEFAULT_GSB_URL, setting
+from shem.kernel.config import DEFAULT_API_URL, DEFAULT_GSB_URL, flag, setting
 from shem.kernel.errors import UsageError
 from shem.provider.config import (
     DEFAULT_AGREEMENTS_MAX,
@@ -167,6 +167,7 @@ def load_config(options: dict[str, Any]) -> ProviderConfig:
         termination_s=seconds(
             "process_termination_timeout", "PROCESS_TERMINATION_TIMEOUT", DEFAULT_TERMINATION_S
         ),
+        spare=flag("SPARE_EXE_UNIT", default=True),
     )
 
 

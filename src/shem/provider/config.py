@@ -94,6 +94,12 @@ class ProviderConfig:
     idle_agreement_s: float = DEFAULT_IDLE_S
     termination_s: float = DEFAULT_TERMINATION_S
     """How long an ExeUnit may take to end before it is killed."""
+    spare: bool = True
+    """Whether an ExeUnit process is kept in reserve."""
+
+    @property
+    def spare_dir(self) -> Path:
+        return self.data_dir / "exe-unit"
 
     @property
     def stated(self) -> Globals:

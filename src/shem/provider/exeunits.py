@@ -1,12 +1,14 @@
 """ExeUnit processes: start, find again, watch, end.
 
 A process is known by its pid *and* its start time, so that a reused pid is never taken for it. One
-that was started just before the agent died, and not written down, is found by its command line.
+that was started just before the agent died, and not written down, is found by its command line, or
+by its work directory when it was a spare (`spares`).
 """
 
 import asyncio
 import json
 import os
+import re
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +21,10 @@ from shem.exeunit.ending import ENDED_NAME
 from shem.exeunit.estate import KEEPS
 from shem.kernel.world import Process, World
 
+SERVICE: Final = "service-bus"
+SPARE: Final = ("exe-unit", "spare")
+"""How the command line of a spare ends; it stays so when the spare has an activity."""
+_ACTIVITY_ID: Final = re.compile(r"[0-9a-f]{32}")
 LOG_NAME: Final = "exe-unit.log"
 POLL_S: Final = 0.25
 """How often an adopted process, which is nobody's child, is looked at."""
@@ -109,9 +115,9 @@ async def start_process(
     """Start an ExeUnit in a session of its own; OSError when it cannot be started."""
     await asyncio.to_thread(work_dir.mkdir, parents=True, exist_ok=True)
     child = await world.processes.start(
-        command, cwd=work_dir, env=_environment(gsb_url), log=work_dir / LOG_NAME
+        command, cwd=work_dir, env=environment(gsb_url), log=work_dir / LOG_NAME
     )
-    return ExeUnitProcess(child.pid, _start_time(child.pid), child)
+    return ExeUnitProcess(child.pid, start_time(child.pid), child)
 
 
 def adopt(pid: int | None, started: float | None, activity_id: str) -> ExeUnitProcess | None:
@@ -143,11 +149,21 @@ def read_word(work_dir: Path) -> str | None:
         return None
 
 
+def activity_of(process: psutil.Process) -> str | None:
+    """Return the activity that a process is the ExeUnit of; psutil.Error when it is not to see."""
+    command: list[str] = process.cmdline()
+    if SERVICE in command[:-1]:
+        return command[command.index(SERVICE) + 1]
+    if tuple(command[-len(SPARE) :]) == SPARE:
+        name = Path(process.cwd()).name
+        return name if _ACTIVITY_ID.fullmatch(name) else None
+    return None
+
+
 def _find(activity_id: str) -> ExeUnitProcess | None:
     for process in psutil.process_iter():
         try:
-            command = process.cmdline()
-            if "service-bus" in command and activity_id in command:
+            if activity_of(process) == activity_id:
                 found = ExeUnitProcess(process.pid, process.create_time())
                 if found.is_alive():
                     return found
@@ -156,7 +172,7 @@ def _find(activity_id: str) -> ExeUnitProcess | None:
     return None
 
 
-def _start_time(pid: int) -> float:
+def start_time(pid: int) -> float:
     """Return the start time of a child; a child that is gone already has none that matters."""
     try:
         return float(psutil.Process(pid).create_time())
@@ -164,6 +180,6 @@ def _start_time(pid: int) -> float:
         return 0.0
 
 
-def _environment(gsb_url: str) -> Mapping[str, str]:
+def environment(gsb_url: str) -> Mapping[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in SECRETS}
     return {**kept, "GSB_URL": gsb_url, KEEPS: "yes"}
