@@ -31,6 +31,9 @@ from shem.store.unit import Store, StoreClosed
 
 log = structlog.get_logger()
 
+GONE_S: Final = 2.0
+"""So long nobody answers for an ended activity before its results are lost: an agent at a yagna
+takes the place of its ExeUnit."""
 LONG_POLL_S: Final = 20.0
 CATCH_UP_S: Final = 5.0
 """Bound of a poll that does not wait for anything new."""
@@ -110,6 +113,7 @@ class Puller:
     async def _pull_to_the_end(self, activity: Activity, batch: Batch, pull: "_Pull") -> None:
         backoff_s = BACKOFF_MIN_S
         waiting = False
+        gone_at: float | None = None
         while batch.pullable:
             pull.wake.clear()
             try:
@@ -118,13 +122,15 @@ class Puller:
                     batch = await self.pull(activity, batch, LONG_POLL_S if waiting else 0.0)
                 brief = self._world.clock.monotonic() - started < BACKOFF_MIN_S
                 idle = waiting and brief and batch.stored == before
-                waiting = True
+                waiting, gone_at = True, None
                 if not idle:
                     backoff_s = BACKOFF_MIN_S
                     continue
             except EndpointGone:
                 waiting = False
-                if await self._is_over(activity):
+                now = self._world.clock.monotonic()
+                gone_at = now if gone_at is None else gone_at
+                if await self._is_over(activity) and now - gone_at >= GONE_S:
                     await self._conclude(activity, batch)
                     return
             except ShemError as error:

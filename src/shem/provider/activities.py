@@ -25,6 +25,7 @@ from shem.provider.exeunits import FINISHING_SIGNAL, ExeUnitProcess, Unit, Units
 from shem.provider.handover import hand_over
 from shem.provider.patience import until_answered
 from shem.provider.records import ActivityPhase, ActivityRecord, AgreementRecord, Records
+from shem.provider.stand_in import StandIn
 from shem.rest.client import RestClient
 from shem.rest.models import ActivityState
 
@@ -73,6 +74,7 @@ class Activities:
         scope: TaskScope,
     ) -> None:
         self._config = config
+        self._stand_in = StandIn(records, config.gsb_url, world, scope)
         self._units = units
         self._descriptors = {descriptor.name: descriptor for descriptor in descriptors}
         self._records = records
@@ -104,6 +106,7 @@ class Activities:
 
     async def resume(self) -> None:
         """Take up what an earlier agent left."""
+        await self._stand_in.resume()
         for record in await self._records.open_activities():
             agreement = await self._records.agreement(record.agreement_id)
             if agreement is not None:
@@ -174,7 +177,8 @@ class Activities:
                 await self._units.end(process, patience_s=self._config.termination_s)
             await self._records.set_activity(activity_id, ActivityPhase.REPORTING)
         directory = self._config.work_dir / agreement.agreement_id / activity_id
-        await hand_over(activity_id, directory, self._config.gsb_url, self._world)
+        if not await hand_over(activity_id, directory, self._config.gsb_url, self._world):
+            await self._stand_in.take_over(activity_id, directory, agreement)
         await self._tell_terminated(activity_id)
         handle.stop = True
         await self._tell_over(activity_id, agreement, directory)

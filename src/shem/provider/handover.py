@@ -2,7 +2,8 @@
 
 Everything here may be repeated: the node keeps what it has and asks for what is missing. A node
 that does not keep results (a yagna) says that it knows no such service; then the journal in the
-work directory stays the only copy (docs/adr/0010-results-outlive-their-exeunit.md).
+work directory stays the only copy, and `stand_in` answers from it
+(docs/adr/0010-results-outlive-their-exeunit.md).
 """
 
 import asyncio
@@ -32,8 +33,11 @@ UNKNOWN_WORDS: Final = "NotFound"
 log = structlog.get_logger()
 
 
-async def hand_over(activity_id: str, work_dir: Path, gsb_url: str, world: World) -> None:
-    """Give the node all results of an activity whose process has ended; waits for the node."""
+async def hand_over(activity_id: str, work_dir: Path, gsb_url: str, world: World) -> bool:
+    """Give the node all results of an activity whose process has ended; waits for the node.
+
+    False when the journal stays the only copy that can be read.
+    """
     lost, batches = None, list[Batch]()
     try:
         batches = await _read(work_dir / JOURNAL_NAME, world)
@@ -48,12 +52,12 @@ async def hand_over(activity_id: str, work_dir: Path, gsb_url: str, world: World
             except ShemError as error:
                 if _is_final(error):
                     log.info("journal.stays", activity=activity_id, reason=error.message)
-                    return
+                    return lost is not None
                 log.info("journal.not_handed_over", activity=activity_id, reason=error.message)
                 await back_off.wait()
             else:
                 log.info("journal.handed_over", activity=activity_id, batches=len(batches))
-                return
+                return True
 
 
 def _is_final(error: ShemError) -> bool:
