@@ -23,6 +23,7 @@ from tests.bench.activity_figures import measure_activities, measure_large, resi
 from tests.bench.codec_figures import measure_codec
 from tests.bench.crowd_figures import FULL, SMALL, measure_crowd
 from tests.bench.isolation import enter_loopback_namespace
+from tests.bench.market_figures import measure_market_at_scale
 from tests.bench.net_figures import measure_net
 from tests.bench.node_figures import measure_node
 from tests.bench.pair import Figures, Pair, show, show_one
@@ -132,6 +133,7 @@ SECTIONS: dict[str, Callable[[bool], None]] = {
     "node": lambda _: show_one(measure_node()),
     "relay": lambda _: show_one(measure_relay()),
     "net": lambda with_yagna: show(*asyncio.run(measure_net(with_yagna=with_yagna))),
+    "market": lambda _: show_one(measure_market_at_scale()),
     "deals": lambda with_yagna: show(*asyncio.run(measure_deals(with_yagna=with_yagna))),
     "activities": lambda with_yagna: show(*asyncio.run(measure_activities(with_yagna=with_yagna))),
     "transfer": lambda with_yagna: show(*asyncio.run(measure_large(with_yagna=with_yagna))),

@@ -134,7 +134,7 @@ class IndexBesideNaive(RuleBasedStateMachine):
             assert all(filed[1:])
 
 
-IndexBesideNaive.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
+IndexBesideNaive.TestCase.settings = settings(max_examples=40, stateful_step_count=30)
 test_index_beside_naive = IndexBesideNaive.TestCase
 
 

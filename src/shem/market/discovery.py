@@ -56,6 +56,7 @@ RECEIVING_MAX: Final = 14
 IDS_LOOKED_AT: Final = 200
 OFFERS_KEPT_MAX: Final = 20_000
 """Offers of others in the store."""
+COUNT_INTERVAL_S: Final = 60.0
 OFFER_SIZE_MAX: Final = 128 * 1024
 GREETING_PAUSES_S: Final = (0.0, 1.0, 4.0)
 """When a starting node asks its neighbours for their Offers."""
@@ -87,6 +88,8 @@ class Discovery:
         self._banned: dict[NodeId, float] = {}
         self._greet_at = 0.0
         self._said_at = 0.0
+        self._kept = 0
+        self._count_at = 0.0
         self._stirred = asyncio.Event()
         broadcast.subscribe(OFFERS_TOPIC, self._hear_offers)
         broadcast.subscribe(UNSUBSCRIBES_TOPIC, self._hear_unsubscribes)
@@ -230,7 +233,7 @@ class Discovery:
         async with self._context.store.unit(MATCHING_KEY) as unit:
             now_ns = self._context.now_ns()
             inserted_ns = await next_insertion(unit.fetch, now_ns)
-            room = OFFERS_KEPT_MAX - await count_offers(unit.fetch)
+            room = await self._room(unit)
             for row in rows:
                 if row.offer_id in stored or row.offer_id not in wanted or len(stored) >= room:
                     continue
@@ -241,9 +244,18 @@ class Discovery:
                 keep(self._context, unit, offer)
                 matched += await propose(self._context, unit, offer, now_ns)
                 stored.append(row.offer_id)
+        self._kept += len(stored)
         if stored:
             log.debug("market.offers_stored", peer=sender, count=len(stored), matched=matched)
         return stored
+
+    async def _room(self, unit: Unit) -> int:
+        """Return how many more Offers of others may be kept; they are counted now and then."""
+        now = self._context.world.clock.monotonic()
+        if now >= self._count_at:
+            self._count_at = now + COUNT_INTERVAL_S
+            self._kept = await count_offers(unit.fetch)
+        return OFFERS_KEPT_MAX - self._kept
 
     async def _flaw(self, unit: Unit, row: OfferRow, now_ns: int) -> str | None:
         """Say why an Offer is not taken."""

@@ -5,6 +5,7 @@ proposal and its event in the same commit as what brought it together. Who may m
 the index, which each side enters and leaves with the commits; long work is cut into slices.
 """
 
+import gc
 from typing import Final
 
 import structlog
@@ -42,6 +43,8 @@ PROPOSED_MAX: Final = 4_000
 PAGE: Final = 50
 """Rows read at once when the index is filled."""
 SWEEP_INTERVAL_S: Final = 60.0
+SETTLED_STEP: Final = 1_000
+"""Subscriptions by which the index grows until the garbage collector is told to leave it alone."""
 
 
 def match_sides(new: Proposal | Subscription, old: Proposal | Subscription) -> Match:
@@ -86,12 +89,26 @@ async def propose(context: Context, unit: Unit, new: Subscription, now_ns: int) 
 
 async def sweep(context: Context) -> None:
     """Take what has expired out of the index, again and again."""
+    settled = 0
     while True:
         await context.world.clock.sleep(SWEEP_INTERVAL_S)
         breath = Breath(context.world.clock)
         for subscription_id in context.index.expired(context.now_ns()):
             context.index.remove(subscription_id)
             await breath.draw()
+        size = context.index.size(OFFER) + context.index.size(DEMAND)
+        if size >= settled + SETTLED_STEP:
+            _settle()
+            settled = size
+        settled = min(settled, size)
+
+
+def _settle() -> None:
+    """Keep full collections from looking at the index: they would stop everything for long.
+
+    What is in it has no cycles, and is freed when it is removed all the same.
+    """
+    gc.freeze()
 
 
 async def _fill(context: Context, unit: Unit, kind: str, now_ns: int, breath: Breath) -> None:
@@ -105,6 +122,7 @@ async def _fill(context: Context, unit: Unit, kind: str, now_ns: int, breath: Br
                 context.index.add(entry)
             await breath.draw()
         last = (page[-1].subscription_id, page[-1].inserted_ns)
+        _settle()
     context.index.loaded(kind)
 
 
