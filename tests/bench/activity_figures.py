@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 import shem
-from shem.devnet.compose import SUBNET, Devnet, Node, Program
+from shem.devnet.compose import SUBNET, Devnet, Program
 from shem.kernel.errors import ShemError
 from shem.rest.client import RestClient
 from tests.bench.pair import Figures, Pair
@@ -29,6 +29,8 @@ RESTARTS = 3
 SMALL = 1_000_000
 LARGE = 1_000_000_000
 RETRY_S = 0.01
+SPARE_S = 3.0
+"""By then the agent has its next spare ExeUnit ready."""
 LIMIT_S = 60.0
 LARGE_LIMIT_S = 1_800.0
 
@@ -38,6 +40,7 @@ class Side:
     """The requestor's node of a pair, which can be killed and started again."""
 
     pair: Pair
+    agent: Program
     gsb_url: str
     kill: Callable[[], Awaitable[object]]
     start: Callable[[], Awaitable[object]]
@@ -55,15 +58,16 @@ async def sides(*, with_yagna: bool) -> AsyncIterator[list[tuple[Side, Devnet]]]
     """Run a devnet, and two yagnas with an agent at its relay."""
     with tempfile.TemporaryDirectory(prefix="shem-bench-", dir="/tmp") as directory:
         async with Devnet(Path(directory)) as net, AsyncExitStack() as stack:
-            found = [(side_of(net.requestor, net.provider), net)]
+            found = [(our_side(net), net)]
             if with_yagna:
                 found.append((await yagna_side(net, stack), net))
             yield found
 
 
-def side_of(node: Node, provider: Node) -> Side:
+def our_side(net: Devnet) -> Side:
+    node, provider = net.requestor, net.provider
     pair = Pair("shem", (node.api_url, node.app_key), (provider.api_url, provider.app_key))
-    return Side(pair, node.gsb_url, node.kill, node.start)
+    return Side(pair, net.agent, node.gsb_url, node.kill, node.start)
 
 
 async def yagna_side(net: Devnet, stack: AsyncExitStack) -> Side:
@@ -78,7 +82,7 @@ async def yagna_side(net: Devnet, stack: AsyncExitStack) -> Side:
     stack.push_async_callback(agent.stop)
     await agent.start()
     pair = Pair("yagna", *((node.api_url, node.app_key) for node in nodes))
-    return Side(pair, nodes[0].gsb_url, nodes[0].kill, nodes[0].start)
+    return Side(pair, agent, nodes[0].gsb_url, nodes[0].kill, nodes[0].start)
 
 
 def agent_on(net: Devnet, node: RealYagna) -> Program:
@@ -135,7 +139,11 @@ async def _measure(side: Side, net: Devnet) -> None:
         async with side.rest() as rest:
             await rest.activity.destroy(activity.id, timeout_s=60)
             for _ in range(CREATES):
-                await _one_life(pair, rest, activity.agreement.id)
+                await asyncio.sleep(SPARE_S)
+                await _one_life(pair, rest, activity.agreement.id, "warm")
+            await _without_spare(side.agent)
+            for _ in range(CREATES):
+                await _one_life(pair, rest, activity.agreement.id, "cold")
         await activity.agreement.terminate("measured")
 
 
@@ -149,12 +157,18 @@ async def _one_exec(pair: Pair, rest: RestClient, activity_id: str) -> None:
     pair.note("exec and results [ms]", (time.perf_counter() - begun) * 1e3)
 
 
-async def _one_life(pair: Pair, rest: RestClient, agreement_id: str) -> None:
+async def _without_spare(agent: Program) -> None:
+    await agent.stop()
+    agent.env = {**agent.env, "SHEM_SPARE_EXE_UNIT": "0"}
+    await agent.start()
+
+
+async def _one_life(pair: Pair, rest: RestClient, agreement_id: str, kind: str) -> None:
     begun = time.perf_counter()
     activity_id = await rest.activity.create(agreement_id, timeout_s=60)
     created = time.perf_counter()
     await rest.activity.destroy(activity_id, timeout_s=60)
-    pair.note("create activity, cold ExeUnit [s]", created - begun)
+    pair.note(f"create activity, {kind} ExeUnit [s]", created - begun)
     pair.note("destroy activity [s]", time.perf_counter() - created)
 
 
