@@ -23,6 +23,7 @@ from shem.rest.models import Properties, ProposalEvent
 from tests.interop.real_yagna import RealYagna, real_yagna
 
 SUBNET = "interop"
+ABSENCE_S = 8
 
 
 @asynccontextmanager
@@ -177,3 +178,37 @@ async def test_presets_with_prices_and_the_end_of_work_at_a_real_yagna(tmp_path:
         assert "batch-done" in ended.why
         async with RestClient(provider.api_url, provider.app_key) as rest:
             assert len(await rest.market.offers.mine()) == 1
+
+
+async def test_a_real_yagna_requestor_that_stays_away_is_not_waited_for(tmp_path: Path) -> None:
+    packed = payload.write_package(tmp_path)
+    package = shem.WasmPackage.of_file(packed.path, url=packed.path.as_uri())
+    async with (
+        Relay(World(), ("127.0.0.1", 0)) as relay,
+        real_yagna(tmp_path / "p", relay.address) as provider,
+        real_yagna(tmp_path / "r", relay.address) as requestor,
+        agent_at(provider, tmp_path / "agent", tmp_path),
+        shem.Golem(
+            "interop",
+            api_url=requestor.api_url,
+            app_key=requestor.app_key,
+            subnet=SUBNET,
+            network="holesky",
+        ) as golem,
+    ):
+        away = timedelta(seconds=ABSENCE_S)
+        activity = await golem.rent(package, timeout=60.0, max_absence=away, on_exit="detach")
+        for _ in range(3):
+            await asyncio.sleep(ABSENCE_S / 2)  # it is there: its absence term does not run
+            assert (await activity.state()).alive
+
+        await requestor.kill()
+
+        async with RestClient(provider.api_url, provider.app_key) as rest, asyncio.timeout(90):
+            while (await rest.activity.state(activity.id)).alive:  # noqa: ASYNC110 - the agent ends it
+                await asyncio.sleep(0.5)
+        await requestor.start()
+        async with asyncio.timeout(120):
+            while (ended := await activity.agreement.ended()) is None:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.5)
+        assert (ended.by, ended.code) == ("Provider", "RequestorUnreachable")
