@@ -9,6 +9,24 @@ from shem.activity import ledger
 from shem.activity.batches import BatchState
 from shem.activity.eventlog import EventKind, append_event, load_events
 from shem.activity.intents import Intent, IntentState, load_intents, save_intent
+from shem.activity.keptrows import (
+    Keeping,
+    KeptBatch,
+    add_size,
+    count_kept_batches,
+    delete_batch,
+    delete_kept,
+    load_kept,
+    load_kept_batch,
+    load_kept_batches,
+    load_kept_results,
+    load_oldest,
+    load_total,
+    save_keeping,
+    save_kept_batch,
+    save_kept_results,
+    save_promise,
+)
 from shem.activity.ledger import Batch
 from shem.activity.records import (
     Activity,
@@ -219,3 +237,49 @@ async def test_a_reader_of_events_misses_none_whatever_the_clock_says(store: Sto
     assert sorted(seen) == sorted(f"a{number}" for number in range(40))
     assert await load_events(store.fetch, US, 0, "other", 3) == []
     assert await load_events(store.fetch, PEER, 0, None, 3) == []
+
+
+def kept_batch(position: int) -> KeptBatch:
+    return KeptBatch(
+        activity_id=ActivityId("a1"),
+        batch_id=f"b{position}",
+        position=position,
+        accepted_ns=NOW_NS,
+        script=[{"sign": {}}] * 2,
+        commands=2,
+        stored=0,
+    )
+
+
+async def test_kept_results_are_counted_read_and_dropped(store: Store) -> None:
+    activity = an_activity("a1")
+    async with store.unit("a1") as unit:
+        save_promise(unit, activity, NOW_NS)
+        save_promise(unit, activity, NOW_NS + 1)
+        for position in (0, 1):
+            save_kept_batch(unit, activity, kept_batch(position))
+        fresh = [{"index": 0, "stdout": "x"}, {"index": 1, "stdout": None}]
+        size = save_kept_results(unit, activity, kept_batch(1), fresh)
+        add_size(unit, "a1", size)
+    async with store.unit("a1") as unit:
+        save_keeping(unit, "a1", Keeping.KEPT, NOW_NS + 5)
+    fetch = store.fetch
+
+    kept = await load_kept(fetch, "a1")
+    assert kept is not None
+    assert (kept.state, kept.size, kept.since_ns) == (Keeping.KEPT, size, NOW_NS + 5)
+    assert await load_total(fetch) == (1, size)
+    assert [item.activity_id for item in await load_oldest(fetch, (0, ""))] == ["a1"]
+    assert await load_oldest(fetch, (NOW_NS + 5, "a1")) == []
+    assert await count_kept_batches(fetch, "a1") == 2
+    assert [batch.batch_id for batch in await load_kept_batches(fetch, "a1", 1)] == ["b1"]
+    known = await load_kept_batch(fetch, "a1", "b1")
+    assert known is not None and known.stored == 2
+    assert await load_kept_results(fetch, known, None) == fresh
+    assert await load_kept_results(fetch, known, 0) == fresh[:1]
+
+    async with store.unit("a1") as unit:
+        delete_batch(unit, "a1", "b1")
+        delete_kept(unit, "a1")
+    assert await load_kept_batch(fetch, "a1", "b1") is None
+    assert await load_total(fetch) == (0, 0)
