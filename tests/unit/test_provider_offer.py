@@ -220,6 +220,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         "IDLE_AGREEMENT_TIMEOUT": "1min 30s",
         "MAX_DEBIT_NOTE_INTERVAL": "30days",
         "YA_RT_CORES": "3",
+        "YA_PAYMENT_NETWORK": "polygon,erc20-hoodi-tglm",
         "MAX_SIMULTANEOUS_AGREEMENTS": "7",
     }
     for name, value in environment.items():
@@ -236,6 +237,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert settings.terms.expiration_min_s == 300
     assert settings.caps == (3, None, None)
     assert settings.agreements_max == 7
+    assert settings.payment_platforms == ("erc20-polygon-glm", "erc20-hoodi-tglm")
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,21 @@ def list_exe_units(ctx: click.Context, /, exe_unit_path: str | None, as_json: bo
     show_table(["name", "version", "counters", "description"], texts)
 
 
+@provider.command("self-test")
+@click.option("--exe-unit-path", help="Runtime descriptors [EXE_UNIT_PATH, the built-in ones].")
+@json_option
+@click.pass_context
+def self_test(ctx: click.Context, /, exe_unit_path: str | None, as_json: bool) -> None:
+    """Read the files, try the runtimes, and say what would be offered."""
+    from shem.cli.provider_status import self_test_of
+
+    shown = self_test_of(here(ctx), runtimes(exe_unit_path))
+    if wants_json(ctx, as_json):
+        show_json(shown)
+    else:
+        show_fields({name: ", ".join(words) or None for name, words in shown.items()})
+
+
 @provider.command()
 @json_option
 @click.pass_context

@@ -1,20 +1,25 @@
 """What `shem provider status` shows, read from the files and the store beside the agent."""
 
+import asyncio
 import fcntl
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from shem.exeunit.agreement import flatten
 from shem.kernel import times
 from shem.kernel.errors import StorageFault
+from shem.provider.access import load_access
 from shem.provider.activities import RUNTIME_NAME
 from shem.provider.agent import DATABASE_NAME
 from shem.provider.config import DEFAULT_SUBNET, load_globals
+from shem.provider.descriptor import Descriptor, working
 from shem.provider.hardware import load_profiles
 from shem.provider.ledger import resources_of
 from shem.provider.presets import load_presets
+from shem.provider.settings import new_presets
 from shem.store.datadir import LOCK_FILE
 
 ROWS_MAX: Final = 1_000
@@ -38,6 +43,23 @@ def status_of(directory: Path) -> dict[str, Any]:
         "subnet": who.subnet or DEFAULT_SUBNET,
         "presets": None if presets is None else list(presets.active),
         "profile": None if profiles is None else profiles.active,
+    }
+
+
+def self_test_of(directory: Path, descriptors: Sequence[Descriptor]) -> dict[str, list[str]]:
+    """Return which runtimes work and which presets could be offered; UsageError for what is wrong.
+
+    Nothing is written.
+    """
+    working_here = [found.name for found in asyncio.run(working(descriptors))]
+    for load in (load_globals, load_access, load_profiles):
+        load(directory)
+    presets = load_presets(directory) or new_presets(descriptors)
+    active = presets.offered
+    return {
+        "runtimes": working_here,
+        "offered": [found.name for found in active if found.exeunit_name in working_here],
+        "not offered": [found.name for found in active if found.exeunit_name not in working_here],
     }
 
 

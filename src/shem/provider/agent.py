@@ -19,6 +19,7 @@ from shem.kernel.world import World
 from shem.provider.absence import Absence
 from shem.provider.activities import Activities
 from shem.provider.agreements import Agreements
+from shem.provider.cleaning import clean
 from shem.provider.config import ProviderConfig
 from shem.provider.descriptor import Descriptor, offer_template
 from shem.provider.exeunits import Processes, Units
@@ -137,6 +138,7 @@ class Agent:
             template=self._surroundings.template,
         )
         log.info("agent.up", identity=node_id, session=session_id, data_dir=str(self._data_dir))
+        await clean(self._config, records, self._world)
         await activities.resume()
         await agreements.resume()
         for cursor in (ACTIVITY_CURSOR, AGREEMENT_CURSOR):

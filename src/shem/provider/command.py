@@ -7,7 +7,7 @@ its sisters, also while this runs.
 
 import asyncio
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
@@ -24,8 +24,10 @@ from shem.provider.config import (
     DEFAULT_PAYMENT_PLATFORM,
     DEFAULT_SUBNET,
     DEFAULT_TERMINATION_S,
+    PLATFORMS_MAX,
     ProviderConfig,
     Terms,
+    platform_of,
 )
 from shem.provider.durations import parse_duration, show_duration
 
@@ -87,7 +89,12 @@ def term_options(command: Command) -> Command:
 @click.option("--node-name", help="How the provider calls itself [NODE_NAME].")
 @click.option("--subnet", help=f"The subnet to offer in [SUBNET, {DEFAULT_SUBNET}].")
 @click.option("--account", help="Where payments go [YA_ACCOUNT, the node's id].")
-@click.option("--payment-platform", help=f"Platform to be paid on [{DEFAULT_PAYMENT_PLATFORM}].")
+@click.option(
+    "--payment-network",
+    "--payment-platform",
+    multiple=True,
+    help=f"Network or platform to be paid on [YA_PAYMENT_NETWORK, {DEFAULT_PAYMENT_PLATFORM}].",
+)
 @click.option("--exe-unit-path", help="Runtime descriptors [EXE_UNIT_PATH, the built-in ones].")
 @click.option(
     "--max-simultaneous-agreements",
@@ -153,8 +160,7 @@ def load_config(options: dict[str, Any]) -> ProviderConfig:
         node_name=pick("node_name", "NODE_NAME", "NODE_NAME"),
         subnet=pick("subnet", "SUBNET", "SUBNET"),
         account=pick("account", "ACCOUNT", "YA_ACCOUNT"),
-        payment_platform=pick("payment_platform", "PAYMENT_PLATFORM", "PAYMENT_PLATFORM")
-        or DEFAULT_PAYMENT_PLATFORM,
+        payment_platforms=_platforms(options.get("payment_network") or ()),
         exe_unit_path=pick("exe_unit_path", "EXE_UNIT_PATH", "EXE_UNIT_PATH"),
         agreements_max=DEFAULT_AGREEMENTS_MAX
         if limit is None
@@ -169,6 +175,18 @@ def load_config(options: dict[str, Any]) -> ProviderConfig:
         ),
         spare=flag("SPARE_EXE_UNIT", default=True),
     )
+
+
+def _platforms(stated: Sequence[str]) -> tuple[str, ...]:
+    """Return the payment platforms: of the option, or of the environment."""
+    found = list(stated)
+    if not found:
+        text = setting("PAYMENT_PLATFORM", "YA_PAYMENT_NETWORK", "PAYMENT_PLATFORM")
+        found = [] if text is None else text.replace(",", " ").split()
+    names = tuple(dict.fromkeys(map(platform_of, found))) or (DEFAULT_PAYMENT_PLATFORM,)
+    if len(names) > PLATFORMS_MAX:
+        raise UsageError(f"--payment-network: at most {PLATFORMS_MAX} payment platforms")
+    return names
 
 
 def _terms(seconds: Callable[[str, str, float], float]) -> Terms:

@@ -17,6 +17,9 @@ DEFAULT_AGREEMENTS_MAX: Final = 4
 """Agreements at a time; a WASI activity keeps at most one core busy."""
 DEFAULT_IDLE_S: Final = 90.0
 DEFAULT_TERMINATION_S: Final = 5.0
+PLATFORMS_MAX: Final = 16
+TOKENS: Final = {"mainnet": "glm", "polygon": "glm"}
+"""Networks whose token is real; all others use tGLM."""
 GLOBALS_NAME: Final = "globals.json"
 GLOBALS_REMEDY: Final = "correct it, or move it away and use `shem provider config set`"
 
@@ -85,7 +88,7 @@ class ProviderConfig:
     subnet: str | None = None
     account: str | None = None
     """These three: what is not stated here is in `globals.json`."""
-    payment_platform: str = DEFAULT_PAYMENT_PLATFORM
+    payment_platforms: tuple[str, ...] = (DEFAULT_PAYMENT_PLATFORM,)
     exe_unit_path: str | None = None
     agreements_max: int = DEFAULT_AGREEMENTS_MAX
     caps: tuple[int | None, float | None, float | None] = (None, None, None)
@@ -112,6 +115,12 @@ class ProviderConfig:
     @property
     def cache_dir(self) -> Path:
         return self.data_dir / "exe-unit" / "cache"
+
+
+def platform_of(network: str) -> str:
+    """Return the payment platform of a network, `erc20-hoodi-tglm`; a full name stays as it is."""
+    name = network.lower()
+    return name if "-" in name else f"erc20-{name}-{TOKENS.get(name, 'tglm')}"
 
 
 def load_globals(data_dir: Path) -> Globals:

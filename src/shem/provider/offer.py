@@ -1,6 +1,6 @@
 """The Offer of one preset (docs/protocol/provider-agent.md §4). Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -55,7 +55,7 @@ def build_offer(
         **own,
         **_machine(machine, share),
         **_runtime(descriptor),
-        **_payment(config.payment_platform, account),
+        **_payment(config.payment_platforms, account),
         **_prices(pricing_of(preset, measured(descriptor, own))),
         **_terms(config.terms, can_finish=CAN_END_WHEN in own),
         "golem.node.debug.subnet": subnet,
@@ -101,10 +101,10 @@ def _runtime(descriptor: Descriptor) -> dict[str, Any]:
     }
 
 
-def _payment(platform: str, account: str) -> dict[str, Any]:
+def _payment(platforms: Sequence[str], account: str) -> dict[str, Any]:
     return {
         "golem.com.payment.protocol.version": PAYMENT_PROTOCOL,
-        f"golem.com.payment.platform.{platform}.address": account,
+        **{f"golem.com.payment.platform.{name}.address": account for name in platforms},
         "golem.com.scheme": "payu",
     }
 

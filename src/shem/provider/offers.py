@@ -72,7 +72,7 @@ class Offers:
         self._templates: dict[str, Mapping[str, Any]] = {}
         self._wanted: dict[str, OfferText] = {}
         self._running: dict[str, Negotiator] = {}
-        self._limits = Limits(platforms=(config.payment_platform,), terms=config.terms)
+        self._limits = Limits(platforms=config.payment_platforms, terms=config.terms)
         self._full_since: float | None = None
 
     async def run(self, settings: Settings) -> None:
@@ -101,7 +101,7 @@ class Offers:
 
     async def _take(self, settings: Settings) -> None:
         """Work out what is to be offered."""
-        self._limits = Limits((self._config.payment_platform,), self._config.terms, settings.access)
+        self._limits = Limits(self._config.payment_platforms, self._config.terms, settings.access)
         given = capacity_of(settings, self._machine, self._config)
         self._agreements.capacity = given
         status = await until_answered("net status", self._client.net.status, self._world)

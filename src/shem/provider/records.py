@@ -139,6 +139,14 @@ class Records:
         )
         return [_agreement(row) for row in rows]
 
+    async def is_long_over(self, agreement_id: str, before_ns: int) -> bool:
+        """Whether an agreement ended before then, or is none of ours."""
+        rows = await self._store.fetch(
+            "SELECT state, changed_ns FROM agent_agreement WHERE agreement_id = :id LIMIT 1",
+            id=agreement_id,
+        )
+        return all(row["state"] == "ended" and row["changed_ns"] < before_ns for row in rows)
+
     async def agreement(self, agreement_id: str) -> AgreementRecord | None:
         rows = await self._store.fetch(
             "SELECT * FROM agent_agreement WHERE agreement_id = :id AND identity = :identity "
