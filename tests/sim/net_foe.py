@@ -7,7 +7,6 @@ It does not hold datagrams back: losses are the weather's.
 from collections import deque
 
 from shem.identity.proof import sign_solution
-from shem.kernel.errors import PeerError
 from shem.kernel.ids import node_id_to_bytes
 from shem.wire import relay as r
 from shem.wire.challenge import Solver

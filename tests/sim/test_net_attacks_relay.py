@@ -121,8 +121,8 @@ def test_d4_an_old_proof_does_not_solve_a_new_challenge():
 # --- D7: a lying relay
 
 
-def lying_town(encryption):
-    network, _, one, two = town(encryption=encryption)
+def lying_town(encryption, *, nat=False):
+    network, _, one, two = town(encryption=encryption, nat=nat)
     eve = SimNode(network, new_key(network), EVE, encryption=encryption)
     assert network.run_until(lambda: eve.core.link.is_up, 10)
     return network, one, two, eve
@@ -191,7 +191,23 @@ def test_d7_the_victim_as_an_alias_of_the_attacker_gets_nothing_to_the_attacker(
     assert everything_heard(eve) == []
 
 
-def swapped_slots(network, one, two, eve):
+def test_d7_a_lie_about_slots_is_believed_no_longer_than_it_is_told():
+    network, one, two, eve = lying_town(REQUIRED, nat=True)
+    lie_about_nodes(
+        network, lambda node: r.Node(node.identities, (), node.seen_ts, node.slot % 3 + 1)
+    )
+    for _ in range(6):
+        one.say(two.node_id, Channel.UNRELIABLE, b"secret")
+        network.run_for(1)
+    assert everything_heard(eve) == []
+
+    network.tap = lambda data, source, target: [(data, source, target)]
+
+    assert say(network, one, two, b"found", limit_s=8)
+    assert say(network, two, one, b"found", limit_s=8)
+
+
+def swapped_slots(network, relay, one, two, eve):
     """The relay gives what is sent to `two` to `eve`, and what `eve` sends comes from `two`."""
     sessions = {}
 
@@ -201,7 +217,7 @@ def swapped_slots(network, one, two, eve):
             relayed = eve.core.link.session.session_id
             return [(data[:1] + relayed + data[17:], source, EVE)]
         if data[0] == FORWARD and source == RELAY and target == one.address:
-            slot = one.core.router.registry.find(two.node_id, network.now).slot
+            slot = relay.core.directory.registry.slot_of(two.node_id)
             return [(data[:17] + slot.to_bytes(4) + data[21:], source, target)]
         return [(data, source, target)]
 
@@ -211,7 +227,7 @@ def swapped_slots(network, one, two, eve):
 @pytest.mark.parametrize("pinned", [True, False], ids=["pinned", "required"])
 def test_d7_a_relay_that_connects_to_another_node_is_found_out(pinned):
     network = TappedNetwork(5)
-    SimRelay(network)
+    relay = SimRelay(network)
     keys = [new_key(network) for _ in range(3)]
     pins = Pins([keys[1].node_id]) if pinned else None
     policy = PREFERRED if pinned else REQUIRED
@@ -222,7 +238,7 @@ def test_d7_a_relay_that_connects_to_another_node_is_found_out(pinned):
         for n, (key, address) in enumerate(zip(keys, (host(0), host(1), EVE), strict=True))
     )
     network.run_until(lambda: all(n.core.link.is_up for n in (one, two, eve)), 10)
-    swapped_slots(network, one, two, eve)
+    swapped_slots(network, relay, one, two, eve)
     for _ in range(10):
         one.say(two.node_id, Channel.UNRELIABLE, b"secret")
         one.say(two.node_id, Channel.RELIABLE, b"secret")

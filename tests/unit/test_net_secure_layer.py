@@ -71,6 +71,9 @@ class Node:
     def connect(self, node_id, now):
         self.told.append(("search", node_id))
 
+    def distrust(self, node_id):
+        self.told.append(("distrust", node_id))
+
     def say(self, to, payload, kind=Kind.STREAM):
         self.secure.send(to.node_id, kind, payload, self.wire.now)
 

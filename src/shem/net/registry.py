@@ -29,7 +29,8 @@ class Registry:
         self._by_slot: dict[int, NodeInfo] = {}
 
     def learn(self, info: NodeInfo, now: float) -> None:
-        self._infos.pop(info.node_id, None)
+        if known := self._infos.pop(info.node_id, None):
+            self._forget_slot_of(known[0])
         self._infos[info.node_id] = (info, now + INFO_LIFETIME_S)
         self.learn_aliases(info.node_id, info.identities)
         if info.slot:
@@ -67,13 +68,18 @@ class Registry:
         known = self._infos.pop(self.default_of(node_id), None)
         if known is None:
             return
-        self._by_slot.pop(known[0].slot, None)
+        self._forget_slot_of(known[0])
         for alias in known[0].identities:
             self._default_of.pop(alias, None)
 
     def forget_slots(self) -> None:
         """Slots are known only as long as the relay session lives."""
         self._by_slot.clear()
+
+    def _forget_slot_of(self, info: NodeInfo) -> None:
+        """Another node may have the slot by now."""
+        if self._by_slot.get(info.slot) is info:
+            del self._by_slot[info.slot]
 
 
 def read_node(node: r.Node) -> NodeInfo:

@@ -296,6 +296,11 @@ class Router:
         if self._relayed.pop(node_id, None):
             self._post.emit(RouteShaken(node_id))
 
+    def distrust(self, node_id: NodeId) -> None:
+        """What the relay said of a node cannot be true: its packets are ones of somebody else."""
+        self.registry.forget(node_id)
+        self.drop_relayed(node_id)
+
     def on_relay_up(self, now: float) -> None:
         session = self._link.session
         assert session is not None
@@ -378,7 +383,7 @@ class Router:
                 search.dialled = address
                 return
         search.dialled = None
-        if search.info is None:
+        if search.info is None or not self._link.is_up:
             self._look_up(search, now)
             return
         if self._link.public_address is None:

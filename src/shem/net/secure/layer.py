@@ -74,6 +74,7 @@ class Way(Protocol):
     ) -> None: ...
     def route_of(self, node_id: NodeId) -> str | None: ...
     def connect(self, node_id: NodeId, now: float) -> object: ...
+    def distrust(self, node_id: NodeId) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +289,8 @@ class Secure:
 
     def _on_hello(self, sender: Peer, hello: Hello, now: float, over: Session | None) -> None:
         if hello.initiator != sender.node_id or hello.initiator in self._keys:
+            if over is None and self._lost_limit.allow(sender.node_id, now):
+                self._way.distrust(sender.node_id)
             raise PeerError(f"a Hello in the name of {hello.initiator}")
         if self._hello_limit.allow(sender.node_id, now):
             number = self._greetings.new_number(self._links)
@@ -326,6 +329,8 @@ class Secure:
         self._go_without(attempt.target, REFUSED_S, "does not speak encrypted", now)
 
     def _on_silence(self, attempt: Attempt, now: float) -> None:
+        if self._way.route_of(attempt.target) == "relayed":
+            self._way.distrust(attempt.target)
         self._go_without(attempt.target, SILENT_S, "does not answer an encrypted Hello", now)
 
     def _go_without(self, node_id: NodeId, for_s: float, reason: str, now: float) -> None:
@@ -335,7 +340,7 @@ class Secure:
         if self._trust.may_be_plain(node_id):
             self._trust.note_legacy(node_id, now + for_s)
             log.info("secure.plain", peer=node_id, why=reason)
-            self.settle(node_id, now)
+            self._greet(node_id, now)
             return
         log.warning("secure.impossible", peer=node_id, why=reason)
         self._trust.note_given_up(node_id, f"{node_id} {reason}", now)
