@@ -140,3 +140,20 @@ def test_a_node_that_knows_all_asks_once_and_says_nothing(play: Play) -> None:
         assert "batches.found" not in [line["event"] for line in told]
 
     play(story)
+
+
+def test_an_exeunit_that_does_not_tell_its_batches_holds_up_nobody(play: Play) -> None:
+    async def story(town: Town) -> None:
+        activity = await town.create()
+        copy = await back_up(town)
+        await town.exec(activity, RUN, batch_id=BATCH)
+        town.provider.net.drops = replies("ListBatches", times=3)
+        with structlog.testing.capture_logs() as told:
+            await put_back(town, copy)
+            await asyncio.sleep(10)
+            assert "resync.done" in [line["event"] for line in told]
+            await asyncio.sleep(120)
+        assert town.provider.net.lost == ["ListBatches"] * 3
+        assert (await town.batches(activity))[BATCH]["state"] == "accepted"
+
+    play(story)

@@ -30,9 +30,7 @@ FEATURE_RESOLVE: Final = "activity.resolve-batch"
 """The peer answers a repeated Exec again, and ResolveBatch."""
 FEATURE_RESOLVE_INTENT: Final = "activity.resolve-intent"
 """The peer answers ResolveIntent: which activity an intent made, or that it never will."""
-FEATURE_LIST: Final = "activity.list-batches"
-"""The peer's ExeUnits, or the peer for one that has ended, answer ListBatches."""
-FEATURES: Final = frozenset({FEATURE_INTENT, FEATURE_RESOLVE, FEATURE_RESOLVE_INTENT, FEATURE_LIST})
+FEATURES: Final = frozenset({FEATURE_INTENT, FEATURE_RESOLVE, FEATURE_RESOLVE_INTENT})
 
 PUBLIC: Final = "/public/activity"
 LOCAL: Final = "/local/activity"

@@ -161,7 +161,8 @@ class Puller:
         async with self._store.unit(batch.activity_id) as unit:
             known = await ledger.load_batch(unit.fetch, batch.activity_id, batch.batch_id)
             assert known is not None
-            if learn(known.state, News.ACCEPTED) is BatchState.ACCEPTED:
+            # an empty answer may be the node's, for an ExeUnit that is not there: no proof
+            if entries and learn(known.state, News.ACCEPTED) is BatchState.ACCEPTED:
                 if known.state is not BatchState.ACCEPTED:
                     ledger.save_batch_state(unit, known, BatchState.ACCEPTED, None)
                 if fresh := fresh_results(known.coverage, entries, index):

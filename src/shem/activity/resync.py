@@ -18,7 +18,6 @@ import structlog
 
 from shem.activity.creator import Creator
 from shem.activity.intents import load_unanswering
-from shem.activity.messages import ProviderTimedOut
 from shem.activity.reading import Reading
 from shem.activity.records import Activity, alive_at, providers_of_alive
 from shem.activity.takeup import TakeUp
@@ -38,7 +37,7 @@ ASK_TIMEOUT_S: Final = 5.0
 PERIOD_MIN_S: Final = 10.0
 """Between two looks at one provider, however often it shows up."""
 LOOKS_MAX: Final = 360
-"""For the batches of an activity that has just ended: an hour."""
+"""For the batches of an activity whose ExeUnit did not tell them: an hour."""
 BACKOFF_MIN_S: Final = 1.0
 BACKOFF_MAX_S: Final = 4.0
 
@@ -151,10 +150,13 @@ class Resync:
             log.info("resync.not_told", activity=activity.activity_id, reason=error.message)
 
     async def _look_behind(self, activity: Activity) -> None:
-        """Find unknown batches; what an ended ExeUnit left may still be on its way to its node."""
+        """Find unknown batches.
+
+        An ExeUnit that hangs holds up nobody else; what an ended one left may still be on its way.
+        """
         try:
             await self._takeup.look_behind(activity)
-        except ProviderTimedOut:
+        except TimedOut:
             assert self._scope is not None
             if self._scope.size < PROVIDERS_MAX:
                 name = f"batches of {activity.activity_id}"

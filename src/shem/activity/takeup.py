@@ -15,7 +15,6 @@ import structlog
 from shem.activity import ledger
 from shem.activity.batches import BatchState, News, learn
 from shem.activity.ledger import Batch
-from shem.activity.messages import FEATURE_LIST
 from shem.activity.parties import Agreement
 from shem.activity.peer import ANSWER_GRACE_S, Peers
 from shem.activity.puller import Puller
@@ -70,16 +69,13 @@ class TakeUp:
     async def look_behind(self, activity: Activity) -> None:
         """Find batches of which this node knows nothing, if the ExeUnit has some.
 
-        That is so when the data directory was put back to an earlier state.
+        That is so when the data directory was put back to an earlier state. A legacy ExeUnit
+        knows no such question.
         """
-        lists = await self._peers.can(activity.provider, FEATURE_LIST)
-        if lists is None:
-            raise Unreachable(f"provider {activity.provider} cannot be asked now")
-        if lists:
-            known = await ledger.count_accepted(self._store.fetch, activity.activity_id)
-            _, total = _page(await self._list(activity, known), activity)
-            if total > known:
-                await self.find_batches(activity)
+        known = await ledger.count_accepted(self._store.fetch, activity.activity_id)
+        _, total = _page(await self._list(activity, known), activity)
+        if total > known:
+            await self.find_batches(activity)
 
     async def find_batches(self, activity: Activity) -> None:
         """Note every batch that the ExeUnit tells of; the puller gets their results."""
