@@ -102,11 +102,13 @@ class Records:
         """Return the settings whose name begins so."""
         rows = await self._store.fetch(
             "SELECT name, value FROM agent_setting WHERE identity = :identity "
-            "ORDER BY name LIMIT :most",
+            "AND name >= :prefix AND name < :after ORDER BY name LIMIT :most",
             identity=self._identity,
+            prefix=prefix,
+            after=prefix + "\U0010ffff",
             most=SETTING_ROWS_MAX,
         )
-        return {row["name"]: row["value"] for row in rows if row["name"].startswith(prefix)}
+        return {row["name"]: row["value"] for row in rows}
 
     async def forget(self, name: str) -> None:
         """Remove a setting; one that is not there is gone already."""
