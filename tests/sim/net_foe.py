@@ -25,6 +25,12 @@ class WatchedNetwork(Network):
     def __init__(self, seed, weather=None):
         super().__init__(seed, weather)
         self.watch = lambda data, source, target: None
+        self.arriving = None
+
+    def _arrive(self, data, source, target):
+        if self.arriving is not None:
+            self.arriving(data, source, target)
+        super()._arrive(data, source, target)
 
     def send(self, data, source, target):
         self.watch(data, source, target)

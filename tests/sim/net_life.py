@@ -36,19 +36,24 @@ class Shape:
     nodes: int = 2
     policies: tuple = ALIKE
     """Of which one is drawn; nodes take its entries in turns."""
-    steps: int = 6
+    steps: int = 5
     sizes: tuple = (0, 0, 40, 400, 3_000)
     is_hostile: bool = False
     weight: int = 1
 
 
 SHAPES = {
-    "pair": Shape(weight=6),
-    "crowd": Shape(nodes=3, steps=4, weight=1),
-    "mixed": Shape(nodes=3, policies=MIXED, steps=4, weight=1),
-    "bulk": Shape(steps=4, sizes=(400, 3_000, 30_000), weight=1),
-    "hostile": Shape(policies=((REQUIRED,),), is_hostile=True, steps=5, weight=3),
+    "pair": Shape(weight=7),
+    "crowd": Shape(nodes=3, steps=3, weight=1),
+    "mixed": Shape(nodes=3, policies=MIXED, steps=3, weight=1),
+    "bulk": Shape(steps=3, sizes=(400, 3_000, 30_000), weight=1),
+    "hostile": Shape(policies=((REQUIRED,),), is_hostile=True, steps=4, weight=2),
 }
+
+
+LONG_FROM = 1_000_000
+"""Lives of seeds from here on, which no test run has, are longer by this factor:"""
+LONG = 4
 
 
 class Unreached(AssertionError):
@@ -60,6 +65,7 @@ class Life:
 
     def __init__(self, seed):
         self.choice = SeededRng(seed)
+        self.length = LONG if seed >= LONG_FROM else 1
         self.shape_name = self._weighted([(each.weight, n) for n, each in SHAPES.items()])
         self.shape = SHAPES[self.shape_name]
         self.network = WatchedNetwork(seed + 1, self._weather())
@@ -69,7 +75,7 @@ class Life:
 
     def live(self):
         self._begin()
-        for _ in range(self.shape.steps):
+        for _ in range(self.shape.steps * self.length):
             self._step()
         self._calm()
         self._drain()
