@@ -1,5 +1,6 @@
 """Results that outlive their ExeUnit: handed over, kept, told to the entitled, dropped in time."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,21 @@ from shem.activity.keeper import NO_ROOM, RETENTION_OVER, Keeper
 from shem.activity.keptrows import Keeping, load_total, save_keeping
 from shem.bus.types import LOCAL_CALLER, GsbError, RemoteError
 from shem.kernel.caller import Assurance, Caller
-from shem.kernel.errors import NotFound, ShemError
+from shem.kernel.errors import NotFound, ShemError, TimedOut
 from shem.kernel.times import NS_PER_S
 from shem.kernel.world import World
 from shem.rest.terms import RETENTION_DEFAULT_S
 from shem.wire.flexbuffers import pack
-from tests.sim.activity_town import PROVIDER, RUN, STRANGER, THREE, ExeUnit, Node, Town
+from tests.sim.activity_town import (
+    PROVIDER,
+    RUN,
+    STRANGER,
+    THREE,
+    ExeUnit,
+    Node,
+    Town,
+    requests,
+)
 from tests.sim.virtual_time import VirtualClock, run_virtually
 
 Story = Callable[[Town], Awaitable[None]]
@@ -126,6 +136,26 @@ def test_what_is_promised_is_waited_for_and_not_called_lost(play: Play) -> None:
 
         [entry] = await town.results(activity, batch, timeout_s=60)
         assert (entry["result"], entry["stdout"]) == ("Ok", "out0\n")
+
+    play(story)
+
+
+def test_an_empty_answer_for_an_exeunit_that_restarts_is_no_proof_of_acceptance(play: Play) -> None:
+    async def story(town: Town) -> None:
+        activity, batch = await town.create(), "b" * 32
+        await promise(town, activity)
+        town.requestor.net.drops = requests("Exec")
+        with pytest.raises(TimedOut):
+            await town.exec(activity, batch_id=batch, timeout_s=1)
+        town.requestor.net.drops = requests()
+        town.agent.unit.unbind()  # it died before it noted the batch, and is being started again
+
+        await asyncio.sleep(100)
+        assert (await town.batches(activity))[batch]["state"] == "unknown"
+        town.agent.unit.bind()
+
+        assert (await town.batches(activity))[batch]["state"] == "never"
+        assert town.agent.unit.ran == []
 
     play(story)
 

@@ -1,8 +1,8 @@
 """Answers for an ExeUnit that is not there: from what the provider's node keeps of its activity.
 
 Once all results are here every message but a new Exec has its answer, the ExeUnit's own: results,
-the list of batches, what was accepted, that nothing runs. While they are only promised, a poll ends
-as one without news does, so that nobody takes a result for lost that is on its way (docs/protocol/
+the list of batches, what was accepted, that nothing runs. While they are only promised, a poll
+times out, so that nobody takes a result for lost that is on its way (docs/protocol/
 activity-exeunit.md §5.7, §8.2).
 """
 
@@ -55,7 +55,7 @@ class Aftermath:
         known = await load_activity(self._store.fetch, activity.activity_id, Role.PROVIDER)
         keeping = await self.keeping(activity.activity_id)
         if keeping is Keeping.PROMISED:
-            return _not_yet(message, Body(body))
+            return _not_yet(message)
         answer = self._answers.get(message)
         if keeping is None or answer is None:
             raise NoSuchEndpoint
@@ -123,10 +123,8 @@ class Aftermath:
         return usage_body(activity.usage, activity.usage_ns)
 
 
-def _not_yet(message: str, body: Body) -> object:
-    """Answer while the results are still to come."""
-    if message == "GetExecBatchResults" and body.optional_count("commandIndex") is None:
-        return []
+def _not_yet(message: str) -> object:
+    """Answer while the results are still to come: an empty list would say that it was accepted."""
     if message in WAITED_FOR:
         raise TimedOut("Timeout")
     raise NoSuchEndpoint
