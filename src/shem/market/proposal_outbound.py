@@ -27,7 +27,7 @@ from shem.market.messages import (
 from shem.market.proposal_rows import load_proposal, mark_countered, mark_delivery, queue_event
 from shem.market.records import Proposal, reason_text
 from shem.market.refusals import describe, find
-from shem.store.outbox import DONE, Drop, OutboxRow, Outcome, Retry
+from shem.store.outbox import DONE, Done, Drop, OutboxRow, Outcome, Retry
 from shem.store.unit import Unit
 
 log = structlog.get_logger()
@@ -91,8 +91,7 @@ class ProposalOutbound:
                 return await self._refused(proposal, previous, error.payload)
         except _AWAY as error:
             return self._away(counter_answer(previous.proposal_id), error)
-        await self._delivered(proposal)
-        return DONE
+        return self._delivered(proposal)
 
     def _away(self, key: str, error: ShemError) -> Outcome:
         """Try again when the peer is back; with yagna's failures, tell the program and forget."""
@@ -101,10 +100,10 @@ class ProposalOutbound:
         self._context.answers.settle(key, error)
         return Drop(error.message)
 
-    async def _delivered(self, proposal: Proposal) -> None:
-        async with self._context.store.unit(f"market.proposal:{proposal.proposal_id}") as unit:
-            mark_delivery(unit, proposal.proposal_id, "delivered")
+    def _delivered(self, proposal: Proposal) -> Outcome:
+        """Tell the program that waits; after a crash the peer says once more that it has it."""
         self._context.answers.settle(counter_answer(proposal.prev_proposal_id or ""), None)
+        return Done(lambda unit: mark_delivery(unit, proposal.proposal_id, "delivered"))
 
     async def _refused(self, proposal: Proposal, previous: Proposal, error: object) -> Outcome:
         """Free the previous proposal, and tell a program that no longer waits."""

@@ -154,12 +154,23 @@ class Queues:
         ]
         if not leases or not done:
             return
-        async with self._context.store.unit(f"market.queue:{subscription_id}") as unit:
-            for event_id in sorted(done):
-                unit.execute("DELETE FROM negotiation_event WHERE event_id = :id", id=event_id)
+        if kept := await self._kept_of(sorted(done)):
+            async with self._context.store.unit(f"market.queue:{subscription_id}") as unit:
+                for event_id in kept:
+                    unit.execute("DELETE FROM negotiation_event WHERE event_id = :id", id=event_id)
         for event_id in done:
             leases.pop(event_id, None)
         self._held.get(session, set()).discard(subscription_id)
+
+    async def _kept_of(self, event_ids: list[int]) -> list[int]:
+        """Return those that are still in the queue: what was acted on has left it."""
+        kept = []
+        for event_id in event_ids:
+            rows = await self._context.store.fetch(
+                "SELECT event_id FROM negotiation_event WHERE event_id = :id LIMIT 1", id=event_id
+            )
+            kept += [row["event_id"] for row in rows]
+        return kept
 
     async def _take(
         self, subscription_id: SubscriptionId, most: int, collector: Collector

@@ -23,7 +23,7 @@ from shem.kernel.tasks import TaskScope
 from shem.kernel.times import NS_PER_S
 from shem.kernel.world import World
 from shem.store.lane import BACKOFF_MIN_S, Lane, LaneKey
-from shem.store.unit import OUTBOX_TOPIC, Row, Store, StoreClosed
+from shem.store.unit import OUTBOX_TOPIC, Row, Store, StoreClosed, Unit
 
 log = structlog.get_logger()
 
@@ -83,7 +83,9 @@ class OutboxRow:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The peer has it."""
+    """The peer has it; `note` writes what else is to be kept with that."""
+
+    note: Callable[[Unit], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +226,8 @@ class Outbox:
         if reason is not None:
             log.warning("outbox.dropped", peer=row.peer, kind=row.kind, reason=reason)
         async with self._store.unit(f"outbox:{row.id}") as unit:
+            if isinstance(outcome, Done) and outcome.note is not None:
+                outcome.note(unit)
             unit.execute(
                 _SETTLE,
                 id=row.id,
