@@ -61,42 +61,51 @@ class Absence:
         self._client = client
         self._world = world
         self._scope = scope
-        self._watched: set[str] = set()
+        self._seen: set[str] = set()
 
     async def run(self) -> None:
         """Watch over all agreements with such a term, for ever."""
         since = await self._records.silences()
-        while True:
-            for record in self._agreements.in_state(AgreementState.APPROVED):
-                term = term_of(record.offer)
-                if term is not None and record.agreement_id not in self._watched:
-                    self._watched.add(record.agreement_id)
-                    watching = self._watch(record, term, since.get(record.agreement_id))
-                    self._scope.spawn(watching, f"absence {record.agreement_id}")
+        for agreement_id in since:
+            if not self._agreements.is_approved(agreement_id):
+                await self._records.set_silence(agreement_id, None)
+        while not (found := self._new_terms()):
             await self._world.clock.sleep(LOOK_PERIOD_S)
+        address = parse_gsb_url(self._gsb_url)
+        async with BusClient(address, name="shem-provider", world=self._world) as bus:
+            while True:
+                for record, term in found:
+                    watching = self._watch(bus, record, term, since.get(record.agreement_id))
+                    self._scope.spawn(watching, f"absence {record.agreement_id}")
+                await self._world.clock.sleep(LOOK_PERIOD_S)
+                found = self._new_terms()
+
+    def _new_terms(self) -> list[tuple[AgreementRecord, AbsenceTerm]]:
+        """Return the agreements with a term that were not looked at yet."""
+        approved = self._agreements.in_state(AgreementState.APPROVED)
+        new = [record for record in approved if record.agreement_id not in self._seen]
+        self._seen = {record.agreement_id for record in approved}
+        return [(record, term) for record in new if (term := term_of(record.offer))]
 
     async def _watch(
-        self, record: AgreementRecord, term: AbsenceTerm, since_ns: int | None
+        self, bus: BusClient, record: AgreementRecord, term: AbsenceTerm, since_ns: int | None
     ) -> None:
         """Ask after one requestor until its agreement is over."""
         agreement_id = record.agreement_id
         period_s = max(ASK_PERIOD_LEAST_S, min(ASK_PERIOD_S, term.max_s / ASKS_PER_TERM))
-        url = parse_gsb_url(self._gsb_url)
-        async with BusClient(url, name="shem-provider", world=self._world) as bus:
-            while self._agreements.is_approved(agreement_id):
-                sign = await self._ask(bus, record.requestor)
-                now_ns = self._world.clock.wall_ns()
-                found_ns = after(since_ns, sign, now_ns)
-                if found_ns != since_ns:
-                    event = "requestor.heard" if found_ns is None else "requestor.silent"
-                    log.info(event, agreement=agreement_id, peer=record.requestor)
-                    await self._records.set_silence(agreement_id, found_ns)
-                    passing("agent.silence_recorded")
-                    since_ns = found_ns
-                if overdue(since_ns, sign, term, now_ns):
-                    await self._act(agreement_id, term)
-                await self._world.clock.sleep(period_s)
-        self._watched.discard(agreement_id)
+        while self._agreements.is_approved(agreement_id):
+            sign = await self._ask(bus, record.requestor)
+            now_ns = self._world.clock.wall_ns()
+            found_ns = after(since_ns, sign, now_ns)
+            if found_ns != since_ns:
+                event = "requestor.heard" if found_ns is None else "requestor.silent"
+                log.info(event, agreement=agreement_id, peer=record.requestor)
+                await self._records.set_silence(agreement_id, found_ns)
+                passing("agent.silence_recorded")
+                since_ns = found_ns
+            if overdue(since_ns, sign, term, now_ns):
+                await self._act(agreement_id, term)
+            await self._world.clock.sleep(period_s)
         await self._records.set_silence(agreement_id, None)
 
     async def _act(self, agreement_id: str, term: AbsenceTerm) -> None:
