@@ -191,6 +191,63 @@ def test_d7_the_victim_as_an_alias_of_the_attacker_gets_nothing_to_the_attacker(
     assert everything_heard(eve) == []
 
 
+def test_d7_a_lie_about_addresses_is_believed_no_longer_than_it_is_told():
+    network, one, two, eve = lying_town(REQUIRED)
+    lie_about_nodes(network, with_endpoint(eve.node_id, two.address))
+    for _ in range(6):
+        one.say(eve.node_id, Channel.UNRELIABLE, b"to eve")
+        network.run_for(1)
+    network.tap = lambda data, source, target: [(data, source, target)]
+    one.core.disconnect(eve.node_id)
+    one.pump()
+
+    for _ in range(6):  # two is not disturbed by tries to reach eve where two is
+        one.say(eve.node_id, Channel.UNRELIABLE, b"to eve")
+        one.say(two.node_id, Channel.UNRELIABLE, b"to two")
+        network.run_for(0.5)
+
+    assert heard(two, one)[-1] == b"to two"
+    assert direct_session(one, two) and direct_session(one, eve)
+
+
+def test_a_node_whose_proof_was_altered_on_its_way_is_registered_under_its_name_soon():
+    network = TappedNetwork(3)
+    relay = SimRelay(network)
+    altered = []
+
+    def tap(data, source, target):
+        packet = decode_packet(data)
+        match packet.content:
+            case r.Request(number, r.Session(challenge_resp=proof)) if proof and not altered:
+                [signature] = proof.signatures
+                altered.append(signature[:40] + bytes([signature[40] ^ 1]) + signature[41:])
+                proof = r.Session(challenge_resp=r.ChallengeResponse(proof.solution, (altered[0],)))
+                data = encode_packet(r.Packet(packet.session_id, r.Request(number, proof)))
+        return [(data, source, target)]
+
+    network.tap = tap
+    one = SimNode(network, new_key(network), host(0))
+    network.run_for(5)
+
+    assert altered
+    assert [s.node_id for s in relay.core.directory.by_slot.values()] == [one.node_id]
+
+
+def test_a_node_that_its_relay_never_finds_stays_with_it():
+    network, relay, one, _ = town()
+    relay.core.directory.registry.find = lambda _: None
+    network.run_for(1)
+    one.core.link.lost(network.now, "for once")
+    one.pump()
+    network.run_for(60)
+    handshakes = relay.core.counts.handshakes
+
+    network.run_for(100)
+
+    assert one.core.link.is_up
+    assert relay.core.counts.handshakes == handshakes
+
+
 def test_d7_a_lie_about_slots_is_believed_no_longer_than_it_is_told():
     network, one, two, eve = lying_town(REQUIRED, nat=True)
     lie_about_nodes(

@@ -39,8 +39,8 @@ from shem.net.outputs import (
 )
 from shem.net.post import Post
 from shem.net.registry import read_node
-from shem.net.relay_link import RegisterUs, RelayLink
-from shem.net.requests import ASK, IDLE_PING, Answer, Unanswered
+from shem.net.relay_link import FindUs, RegisterUs, RelayLink
+from shem.net.requests import ASK, IDLE_PING, Answer, FindNear, Unanswered
 from shem.net.roaming import Roaming
 from shem.net.router import LookUp, Reverse, Router
 from shem.net.secure.guard import HINT_BURST, HINT_RATE_PER_S, SessionGuard
@@ -65,10 +65,6 @@ STRANGER_RATE_PER_S: Final = 20.0
 STRANGER_BURST: Final = 40.0
 
 log = structlog.get_logger()
-
-
-class Neighbourhood:
-    """Purpose of the Neighbours request."""
 
 
 class NodeCore:
@@ -128,6 +124,7 @@ class NodeCore:
             LookUp: self._on_looked_up,
             Reverse: self._on_reverse_answer,
             WhoIs: self._on_slot_answer,
+            FindUs: self._on_found_us,
         }
 
     # --- face
@@ -179,7 +176,7 @@ class NodeCore:
             self._post.emit(NeighboursFound(None))
             return
         self._post.requests.start(
-            Neighbourhood,
+            FindNear,
             session.address,
             session.session_id,
             r.FindNeighbours(count),
@@ -399,7 +396,7 @@ class NodeCore:
     ) -> None:
         assert isinstance(packet.content, r.Response)
         if answer := self._post.requests.answered(packet, source, now):
-            if answer.purpose is Neighbourhood:
+            if answer.purpose is FindNear:
                 self._on_neighbours(packet.content, now)
             elif answer.purpose is RegisterUs:
                 self._on_registered(packet.content, now)
@@ -521,6 +518,12 @@ class NodeCore:
             if session is not None and session.session_id == answer.purpose.session_id:
                 session.ping_s = answer.round_trip_s
 
+    def _on_found_us(self, _: Answer, packet: r.Packet, now: float) -> None:
+        assert isinstance(packet.content, r.Response)
+        self.link.on_found(packet.content, now)
+        if not self.link.is_up:
+            self.router.on_relay_down(now)
+
     def _on_looked_up(self, answer: Answer, packet: r.Packet, now: float) -> None:
         assert isinstance(answer.purpose, LookUp) and isinstance(packet.content, r.Response)
         self.router.on_looked_up(answer.purpose.node_id, packet.content, now)
@@ -566,7 +569,7 @@ class NodeCore:
                 self.router.on_reverse_answered(node_id, None, now)
             case WhoIs(slot):
                 self._slots.take(slot)
-            case purpose if purpose is Neighbourhood:
+            case purpose if purpose is FindNear:
                 self._post.emit(NeighboursFound(None))
             case purpose if purpose is RegisterUs:
                 self._on_registered(None, now)

@@ -4,6 +4,7 @@ Endpoints are strings from a stranger: only IP addresses survive, so that nothin
 us look up a name.
 """
 
+import math
 from collections.abc import Iterable
 from ipaddress import ip_address
 from typing import Final
@@ -71,6 +72,12 @@ class Registry:
         self._forget_slot_of(known[0])
         for alias in known[0].identities:
             self._default_of.pop(alias, None)
+
+    def expire(self, node_id: NodeId) -> None:
+        """Have the next search ask anew: the node is not where it was said to be."""
+        default = self.default_of(node_id)
+        if known := self._infos.get(default):
+            self._infos[default] = (known[0], -math.inf)
 
     def forget_slots(self) -> None:
         """Slots are known only as long as the relay session lives."""

@@ -9,12 +9,13 @@ our identities change, a successor is made beside the session, which goes on unt
 registered the successor. Pure.
 """
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
 import structlog
 
-from shem.kernel.ids import NodeId
+from shem.kernel.ids import NodeId, node_id_to_bytes
 from shem.net.dialler import DialFailed, Dialler, Established
 from shem.net.keyring import Keyring
 from shem.net.outputs import Address, RelayDown, RelayUp
@@ -30,6 +31,8 @@ AWAITED_MAX_S: Final = 1.0
 """The cap while the relay is needed for something."""
 AWAITED_FOR_S: Final = 60.0
 """How long it counts as needed: callers rest up to half of that between two tries."""
+MISNAMED_MAX: Final = 3
+"""Sessions given up in a row because the relay does not find us; then it is let be."""
 JITTER: Final = 0.3
 REFRESH_AGAIN_S: Final = 2.0
 """When it is tried again to prove changed identities to the relay."""
@@ -53,6 +56,13 @@ class RegisterUs:
     """Purpose of the Register request."""
 
 
+@dataclass(frozen=True, slots=True)
+class FindUs:
+    """Purpose of the question whether the relay knows us by our name."""
+
+    session_id: bytes
+
+
 class RelayLink:
     """One link; `address` is None for a node without a relay."""
 
@@ -68,6 +78,7 @@ class RelayLink:
         self._keys = keys
         self._successor: Session | None = None
         self._refresh_at: float | None = None
+        self._misnamed = 0
         self._backoff_s = 0.0
         self._retry_at = 0.0
         self._wanted_until = 0.0
@@ -149,9 +160,35 @@ class RelayLink:
         self.state = State.UP
         self._backoff_s = 0.0
         self._measure(self.session, now)
+        self._find_us(self.session, now)
         log.info("relay.session_up", relay=self.address, public=self.public_address)
         self._post.emit(RelayUp(self.public_address))
         self.refresh(now)  # they may have changed meanwhile
+
+    def on_found(self, response: r.Response, now: float) -> None:
+        """Take the relay's answer about ourselves.
+
+        A signature that was altered on its way is a valid one of somebody else, who is then
+        registered at our address: nobody would find us, for as long as the session lives.
+        """
+        body, own_id = response.body, node_id_to_bytes(self._keys.default_id)
+        is_known = isinstance(body, r.Node) and any(i.node_id == own_id for i in body.identities)
+        if response.code not in (r.Code.OK, r.Code.NOT_FOUND) or is_known:
+            self._misnamed = 0
+        elif self._misnamed < MISNAMED_MAX:
+            self._misnamed += 1
+            self.lost(now, "the relay does not know us by our name")
+
+    def _find_us(self, session: Session, now: float) -> None:
+        question = r.FindNode(node_id_to_bytes(self._keys.default_id))
+        self._post.requests.start(
+            FindUs(session.session_id),
+            session.address,
+            session.session_id,
+            question,
+            pattern=ASK,
+            now=now,
+        )
 
     def _on_unregistered(self, reason: str, now: float) -> None:
         if self._successor is None:
@@ -278,3 +315,4 @@ class RelayLink:
     def _cancel_checks(self, session: Session) -> None:
         self._post.requests.cancel(CheckAlive(session.session_id))
         self._post.requests.cancel(MeasureLatency(session.session_id))
+        self._post.requests.cancel(FindUs(session.session_id))

@@ -40,6 +40,10 @@ RETURN_PING: Final = Pattern((0.0, 0.15, 0.3, 0.5), 0.8)
 """After the relay's word that the peer is back: it knows best."""
 
 
+class FindNear:
+    """Purpose of the Neighbours request."""
+
+
 @dataclass(slots=True, eq=False)
 class _Pending:
     purpose: Hashable

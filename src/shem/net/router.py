@@ -218,6 +218,7 @@ class Router:
     def on_dial_failed(self, address: Address, now: float) -> None:
         for search in tuple(self._searches.values()):
             if search.step is Step.DIRECT and search.dialled == address:
+                self.registry.expire(search.target)
                 self._next_endpoint(search, now)
 
     def on_session(self, session: Session, now: float) -> None:
