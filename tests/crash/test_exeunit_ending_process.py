@@ -14,7 +14,8 @@ import pytest
 from aiohttp import web
 
 from shem.bus.types import RemoteError
-from tests.crash.exeunit_site import ENDLESS, SCENE, SETUP, Site, run, until
+from tests.crash.exeunit_site import ENDLESS, SCENE, SETUP, Daemon, Site, run, until
+from tests.gftp_town import town
 
 END = "golem.srv.end-when."
 SINK = "golem.srv.result-sink."
@@ -228,3 +229,26 @@ async def test_a_sink_in_the_providers_own_network_is_refused_at_once(site: Site
 
         assert there.tries == 0
         assert "is not on the internet" in (daemon.reasons[-1] or "")
+
+
+async def test_results_reach_a_requestors_node_by_gftp_when_it_is_there_again(
+    site: Site, tmp_path: Path
+) -> None:
+    async with town(tmp_path) as there:
+        daemon = Daemon(there.bus)
+        there.bus.serve("/local/activity/SetActivityState", daemon.set_state)
+        there.bus.serve("/local/activity/SetActivityUsage", daemon.set_usage)
+        received = tmp_path / "results.json"
+        url = await there.publisher.receive(received)
+        there.open.clear()
+        site.write_agreement(terms={END + "batch-done": True, SINK + "results-url": str(url)})
+        process = await site.start()
+        await daemon.unit_is_bound()
+        await daemon.exec("b1", *SETUP, run("note", "hello"))
+        await until(lambda: len(there.calls) >= 2)
+
+        there.open.set()
+
+        assert await process.wait() == 0
+        assert json.loads(received.read_text())["endedBy"] == "batch-done"
+        assert "delivered: results" in (daemon.reasons[-1] or "")
