@@ -101,10 +101,19 @@ async def _parked(provider: Daemon, agreement_id: str, directory: Path) -> Async
     try:
         assert process.stdout is not None
         assert await process.stdout.readline() == b"ready\n", (directory / "park.log").read_text()
-        yield
+        async with TaskScope() as scope:
+            scope.spawn(_lives(process, directory / "park.log"), "park")
+            yield
     finally:
-        process.kill()
+        if process.returncode is None:
+            process.kill()
         await process.wait()
+
+
+async def _lives(process: asyncio.subprocess.Process, log: Path) -> None:
+    code = await process.wait()
+    said = await asyncio.to_thread(log.read_text)
+    raise AssertionError(f"the ExeUnits ended with {code}: {said[-3000:]}")
 
 
 @dataclass
@@ -161,7 +170,7 @@ class _Run:
         name = await activity.create(
             self.agreement_id, intent_id=intent_id, timeout_s=CREATE_TIMEOUT_S
         )
-        batch = await activity.exec(name, SETUP)
+        batch = await activity.exec(name, SETUP, timeout_s=CREATE_TIMEOUT_S)
         await self._finished(name, batch)
         self.activities.append(name)
 
@@ -179,7 +188,7 @@ class _Run:
 
     async def _batch(self, activity_id: str) -> None:
         begun = time.perf_counter()
-        batch = await self.requestor.activity.exec(activity_id, BATCH, timeout_s=30)
+        batch = await self.requestor.activity.exec(activity_id, BATCH, timeout_s=CREATE_TIMEOUT_S)
         await self._finished(activity_id, batch)
         self.late.append(time.perf_counter() - begun)
 

@@ -2,7 +2,8 @@
 
 `python -m tests.bench.unit_park AGREEMENT_ID DIRECTORY`, with YAGNA_API_URL, YAGNA_APPKEY and
 GSB_URL: starts one for every activity that the node is asked for. They are the real ones, each with
-its journal and its connection to the bus; only their runtime does nothing.
+its journal and its connection to the bus; only their runtime does nothing, and they do not measure
+what they use, which each of them does in its own process otherwise.
 """
 
 import asyncio
@@ -14,15 +15,22 @@ from pathlib import Path
 
 import msgspec
 
+from shem.exeunit import service, usage
 from shem.exeunit.commands import Command, DeployOptions
 from shem.exeunit.runtimes.base import Limits, Sink, Volume
 from shem.exeunit.runtimes.choice import RuntimeChoice
 from shem.exeunit.service import ExeUnit, Setup
+from shem.kernel import log as logs
 from shem.kernel.tasks import TaskScope
 from shem.kernel.world import World
 from shem.rest.client import RestClient
 
 OUTPUT = b"frame   1 of 100 width 0.0153044 crc32 50bbaf24\n"
+
+
+def _measure_nothing() -> None:
+    usage.measure_processes = lambda: (1.0, 0.06)
+    service.measure_directory_gib = lambda _: 0.001
 
 
 class Idle:
@@ -73,10 +81,10 @@ async def park(agreement_id: str, directory: Path) -> None:
             for event in await rest.activity.events(after=after, timeout_s=5):
                 after = event.event_date
                 if event.kind == "CreateActivity":
-                    scope.spawn(serve(event.activity_id, agreement, directory, world), "unit")
+                    scope.spawn(keep(event.activity_id, agreement, directory, world), "unit")
 
 
-async def serve(activity_id: str, agreement: Path, directory: Path, world: World) -> None:
+async def keep(activity_id: str, agreement: Path, directory: Path, world: World) -> None:
     work_dir = directory / activity_id
     work_dir.mkdir()
     setup = Setup(
@@ -92,4 +100,6 @@ async def serve(activity_id: str, agreement: Path, directory: Path, world: World
 
 
 if __name__ == "__main__":
+    _measure_nothing()
+    logs.configure()  # to standard error: nobody reads our output after the first line
     asyncio.run(park(sys.argv[1], Path(sys.argv[2])))

@@ -60,6 +60,27 @@ async def test_a_container_is_heard_while_it_speaks(short_dir: Path) -> None:
     assert [read.count(f"line {n}\n") for n in range(1, 7)] == [1] * 6
 
 
+@requires_container()
+async def test_the_output_of_exec_is_ours_as_it_is_made(short_dir: Path) -> None:
+    script = "echo begun; sleep 3; echo out; echo err >&2; exit 4"
+    async with Devnet(short_dir) as net, rented(net, "container") as activity:
+        process = await asyncio.create_subprocess_exec(
+            *(*shem_command(), "activity", "exec", activity.id, "--", "/bin/sh", "-c", script),
+            env=dict(net.program_env()),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        first = await asyncio.wait_for(process.stdout.readline(), TIMEOUT_S)
+        running = not (await activity.batches())[-1].finished
+        output, errors = await asyncio.wait_for(process.communicate(), TIMEOUT_S)
+
+    assert first == b"begun\n" and running
+    assert output == b"out\n"
+    assert errors.startswith(b"err\n") and b"exited with code 4" in errors
+    assert process.returncode == 1
+
+
 async def test_a_wasm_program_and_a_transfer_are_told_as_they_go(short_dir: Path) -> None:
     large = short_dir / "large"
     large.write_bytes(os.urandom(SIZE))

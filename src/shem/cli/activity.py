@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from shem.cli.activity_copy import cp
-from shem.cli.activity_live import Telling
+from shem.cli.activity_live import Telling, pass_on
 from shem.cli.activity_lookup import attach_by_name, list_activities, one_of, with_golem
 from shem.cli.activity_rows import command_names, report_fields, report_row, result_row, timeline
 from shem.cli.ask import show_fields, show_json, show_table
@@ -154,29 +154,30 @@ def execute(
 ) -> None:
     """Run one command: `exec ACTIVITY [OPTIONS] -- ENTRY_POINT [ARGS]`.
 
-    Its output is ours; exits with 1 when it fails. A Ctrl-C lets it run on.
+    Its output is ours, as it is made; exits with 1 when it fails. A Ctrl-C lets it run on.
     """
+
+    told_whole = options.json or as_json
 
     async def work(golem: Golem) -> tuple[str, CommandResult | None]:
         found = await attach_by_name(golem, activity_id)
         await found.raise_if_gone()
         batch = await found.submit(Run(*command))
-        return batch.id, None if leave else (await batch.wait())[-1]
+        if leave:
+            return batch.id, None
+        return batch.id, (await batch.wait())[-1] if told_whole else await pass_on(batch)
 
     batch_id, result = with_golem(work)
     if result is None:
-        if options.json or as_json:
+        if told_whole:
             show_json({"batchId": batch_id})
         else:
             click.echo(batch_id)
         return
-    if options.json or as_json:
+    if told_whole:
         show_json(result_row(result))
-    else:
-        click.echo(result.stdout, nl=False)
-        click.echo(result.stderr, nl=False, err=True)
     if not result.ok:
-        if not (options.json or as_json):
+        if not told_whole:
             click.echo(f"Error: {result.message}", err=True)
         sys.exit(EXIT_FAILED)
 

@@ -238,3 +238,30 @@ class _Live:
         shown = replace(result, stdout="", stderr="") if whole and length else result
         self._seen[result.index] = max(length, self._seen.get(result.index, 0))
         self._telling.result(shown)
+
+
+async def pass_on(batch: Batch) -> CommandResult:
+    """Make the output of a batch of one command ours, as it is made; return its result."""
+    shown = {"stdout": "", "stderr": ""}
+
+    def show(stream: str, text: str) -> None:
+        shown[stream] += text
+        click.echo(text, nl=False, err=stream == "stderr")
+
+    async def listen() -> None:
+        with suppress(ShemError):
+            async for output in batch.stream():
+                show(output.stream, output.text)
+
+    listening = asyncio.create_task(listen())
+    try:
+        result = (await batch.wait())[-1]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LATE_OUTPUT_S):
+                await asyncio.shield(listening)
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+    for stream, whole in (("stdout", result.stdout), ("stderr", result.stderr)):
+        show(stream, whole[len(shown[stream]) :])
+    return result

@@ -9,13 +9,14 @@ the `Golem` is closed.
 import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from shem.kernel.errors import UsageError
 from shem.kernel.world import World
 from shem.rest.models import Properties
-from shem.sdk.errors import NotSupported
+from shem.sdk.errors import GolemError, NotSupported
 from shem.sdk.gftp import Gftp
 from shem.sdk.script import Command, Download, Transfer, Upload, place
 
@@ -50,7 +51,8 @@ class Files:
                     case _:
                         sent.append(command)
         except BaseException:
-            await self.release(urls)
+            with suppress(GolemError):
+                await self.release(urls)
             raise
         return tuple(sent), tuple(urls)
 
@@ -61,7 +63,9 @@ class Files:
 
     async def ended(self, batch_id: str) -> None:
         """Note that a batch has ended: what only it needed is served no longer."""
-        await self.release(self._by_batch.pop(batch_id, ()))
+        urls = self._by_batch.pop(batch_id, ())
+        with suppress(GolemError):  # of no concern to whoever reads the results
+            await self.release(urls)
 
     async def release(self, urls: Sequence[str]) -> None:
         """Serve these no longer, unless another batch needs them."""

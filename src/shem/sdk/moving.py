@@ -51,7 +51,8 @@ async def serving(activity: "Activity", commands: Sequence[Command]) -> AsyncIte
         yield Served(sent, urls)
     except GolemError as error:
         if not isinstance(error, BatchUnknown):
-            await files.release(urls)
+            with suppress(GolemError):
+                await files.release(urls)
         raise
 
 
