@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from shem.cli.provider_clean import clean_now
 from shem.kernel.ids import NodeId
 from shem.kernel.times import NS_PER_S
 from shem.kernel.world import World
@@ -47,6 +48,25 @@ async def test_an_old_work_directory_goes_when_its_agreement_is_long_over(
     await store.close()
     assert old.exists() is is_kept
     assert new.exists()
+
+
+async def test_the_operator_may_clean_sooner(tmp_path: Path) -> None:
+    config = ProviderConfig(app_key="k", data_dir=tmp_path)
+    over = made(config.work_dir / "over" / "activity" / "journal", 7_200)
+    alive = made(config.work_dir / "alive" / "activity" / "journal", 7_200)
+    image = made(config.cache_dir / "image", 7_200)
+    store = await open_store(tmp_path / "agent.db", world=World(), migrations="agent")
+    records = Records(store, World(), NodeId(PROVIDER))
+    await records.add_agreement("alive", {}, 0)
+
+    tried = clean_now(tmp_path, age_s=3_600, dry_run=True)
+    assert over.exists()
+    done = clean_now(tmp_path, age_s=3_600, dry_run=False)
+
+    await store.close()
+    assert [old.path.name for old in tried] == [old.path.name for old in done] == ["over", "image"]
+    assert (over.exists(), image.exists(), alive.exists()) == (False, False, True)
+    assert clean_now(tmp_path / "nowhere", age_s=0, dry_run=False) == []
 
 
 async def test_images_stay_while_an_activity_may_need_one(tmp_path: Path) -> None:

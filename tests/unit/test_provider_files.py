@@ -209,6 +209,35 @@ def test_config_and_status_by_command(run: Run) -> None:
 @pytest.mark.parametrize(
     "words",
     [
+        ("preset", "list"),
+        ("preset", "active"),
+        ("profile", "list"),
+        ("profile", "active"),
+        ("rule", "list"),
+        ("config", "get"),
+        ("exe-unit", "list"),
+        ("status",),
+        ("clean",),
+    ],
+)
+@pytest.mark.parametrize("as_json", [True, False])
+def test_looking_needs_nothing_and_makes_nothing(
+    tmp_path: Path, words: tuple[str, ...], as_json: bool
+) -> None:
+    directory = tmp_path / "not" / "there"
+    before = ["--json"] if as_json else []
+    done = CliRunner().invoke(cli, [*before, "provider", "--data-dir", str(directory), *words])
+
+    if as_json:
+        json.loads(ok(done))
+    else:
+        ok(done)
+    assert not directory.exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
         ("preset", "create", "--preset-name", "x"),
         ("preset", "create", "--preset-name", "wasmtime", "--exe-unit", "wasmtime"),
         ("preset", "create", "--preset-name", "x", "--exe-unit", "none"),

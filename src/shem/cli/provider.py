@@ -120,6 +120,38 @@ def self_test(ctx: click.Context, /, exe_unit_path: str | None, as_json: bool) -
         show_fields({name: ", ".join(words) or None for name, words in shown.items()})
 
 
+@provider.command("pre-install")
+@click.option("--exe-unit-path", help="Runtime descriptors [EXE_UNIT_PATH, the built-in ones].")
+@click.pass_context
+def pre_install(ctx: click.Context, /, exe_unit_path: str | None) -> None:
+    """Make the files that are not there yet: a preset for each runtime, a hardware profile."""
+    from shem.provider.hardware import measure
+    from shem.provider.settings import load_settings
+
+    directory = here(ctx)
+    directory.mkdir(parents=True, mode=0o700, exist_ok=True)
+    load_settings(directory, runtimes(exe_unit_path), measure(directory))
+
+
+@provider.command()
+@click.argument("age", default="30d")
+@click.option("--dry-run", is_flag=True, help="Say what would be removed, and leave it.")
+@json_option
+@click.pass_context
+def clean(ctx: click.Context, /, age: str, dry_run: bool, as_json: bool) -> None:
+    """Remove files of activities and images that are older than AGE and no longer needed."""
+    from shem.cli.provider_clean import clean_now
+    from shem.provider.durations import parse_duration
+
+    age_s = parse_duration(age, "AGE")
+    found = clean_now(here(ctx), age_s=age_s, dry_run=dry_run)
+    rows: list[dict[str, object]] = [{"path": str(old.path), "size": old.size} for old in found]
+    if wants_json(ctx, as_json):
+        show_json(rows)
+    elif rows:
+        show_table(["size", "path"], rows)
+
+
 @provider.command()
 @json_option
 @click.pass_context

@@ -80,6 +80,11 @@ def is_running(directory: Path) -> bool:
 
 def agreements_of(directory: Path) -> list[dict[str, object]]:
     """Return the agreements in force and what each of them holds of the machine."""
+    return [_row(*row) for row in rows_of(directory, _AGREEMENTS)]
+
+
+def rows_of(directory: Path, sql: str, *values: str | int) -> list[Any]:
+    """Ask the agent's store, which the agent may have open; no store is an empty one."""
     import apsw
 
     path = directory / DATABASE_NAME
@@ -89,12 +94,11 @@ def agreements_of(directory: Path) -> list[dict[str, object]]:
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
         connection.set_busy_timeout(BUSY_MS)
         try:
-            rows = list(connection.execute(_AGREEMENTS))
+            return list(connection.execute(sql, values))
         finally:
             connection.close()
     except apsw.Error as error:
         raise StorageFault(f"{path} cannot be read: {error}") from error
-    return [_row(*row) for row in rows]
 
 
 def _row(agreement_id: str, state: str, body: str, expires_ns: int, activities: int) -> Any:

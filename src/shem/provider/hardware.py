@@ -123,12 +123,13 @@ class Capacity:
 def measure(data_dir: Path) -> Machine:
     """Measure the machine; storage is what is free on the data directory's partition."""
     threads = psutil.cpu_count() or 1
+    there = next(path for path in (data_dir, *data_dir.parents) if path.exists())
     return Machine(
         architecture=platform.machine() or "x86_64",
         cores=psutil.cpu_count(logical=False) or threads,
         threads=threads,
         memory_gib=psutil.virtual_memory().total / GIB,
-        storage_gib=psutil.disk_usage(str(data_dir)).free / GIB,
+        storage_gib=psutil.disk_usage(str(there)).free / GIB,
     )
 
 
