@@ -11,6 +11,7 @@ from shem.rest.terms import (
     ACCEPT_TIMEOUT,
     COEFFICIENTS,
     DEBIT_NOTES,
+    ENDS_ITSELF,
     EXPIRATION,
     EXPIRES,
     MAX_ABSENCE,
@@ -76,6 +77,20 @@ def test_an_expiration_that_is_no_time_is_no_limit(moment: object) -> None:
 
 def test_an_expiration_in_the_past_leaves_no_time() -> None:
     assert nearest(limits({EXPIRATION: 1}, {}), NOW_NS) == (limits({EXPIRATION: 1}, {})[0], 0.0)
+
+
+def test_work_that_ends_by_itself_says_so_and_limits_nobodys_absence() -> None:
+    demand = {**DEMAND, "golem.srv.end-when.idle-sec": 60, "golem.srv.end-when.exit": True}
+
+    found = limits(demand, {})
+
+    [limit] = [each for each in found if each.kind == ENDS_ITSELF]
+    assert limit.text.endswith("exit True, idle-sec 60")
+    first = nearest(found, NOW_NS)
+    assert first is not None
+    assert first[0].kind == EXPIRES
+    odd = {**DEMAND, "golem.srv.end-when.idle-sec": "soon"}
+    assert ENDS_ITSELF not in {each.kind for each in limits(odd, {})}
 
 
 def test_results_are_kept_as_long_as_was_agreed() -> None:
