@@ -1,9 +1,12 @@
-"""GAP-17 scenario 1.2 at a provider's yagna: our agent speaks for its ExeUnits after their end.
+"""GAP-17 scenario 1.2 with a provider at a yagna: the hard cases.
 
-A yagna keeps no results; what its requestor did not fetch in time is in the agent's work directory.
+A yagna keeps no results: what its requestor did not fetch in time is in the agent's work directory,
+and our agent speaks for its ExeUnits after their end. Reboots and old backups are as between shem
+nodes.
 """
 
 import os
+import shutil
 import signal
 
 import pytest
@@ -17,7 +20,7 @@ from tests.interop.chain import ENDED_S, site_at
 from tests.interop.deal import until
 from tests.interop.town import SHEM, YAGNA
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
 
 CHAIN = (SHEM, YAGNA)
 DONE_S = 60.0
@@ -77,6 +80,64 @@ async def test_gap17_1_2_results_are_read_after_the_end(site):
         results = await attached.batch(batch_id).wait()
         assert (await golem.attach(ticket)).report.liveness == "ended"
     assert [result.ok for result in results] == [True] * FRAMES
+
+
+async def test_gap17_1_2_after_a_reboot_of_the_providers_host(site):
+    """A yagna that hears nothing of an activity for ten seconds ends it: it may have ended."""
+    agent, yagna = site.agents[YAGNA], site.town.parties[YAGNA]
+    async with site.golem(CHAIN) as golem:
+        activity = await golem.rent(site.package)
+        noted = await activity.run("mandel", "note", "before", check=True)
+        batch = await activity.submit(frames(FIRST_TAG))
+        async for _ in batch.results():
+            break
+        units = agent.exe_units()
+        await agent.kill()
+        await yagna.kill()
+        for unit in units:
+            os.kill(unit, signal.SIGKILL)
+
+        await yagna.back()
+        await agent.start()
+
+        results = await batch.wait()
+        again = await activity.batch(noted.batch_id).wait()
+        assert results[0].ok and not results[-1].ok
+        assert (results[-1].message or "").startswith("interrupted, outcome unknown")
+        assert again == [noted]
+        await activity.end("done")
+    await until(lambda: no_exe_units(site), ENDED_S)
+
+
+async def test_gap17_1_2_the_requestor_comes_back_with_an_old_backup(site):
+    requestor = site.town.parties[SHEM]
+    async with site.golem(CHAIN) as golem:
+        activity = await golem.rent(site.package)
+        ticket = await activity.detach()
+    await requestor.kill()
+    copy = requestor.daemon.datadir.with_name("backup")
+    shutil.copytree(requestor.daemon.datadir, copy)
+    await requestor.back()
+    async with site.golem(CHAIN) as golem:
+        activity = await golem.attach(ticket)
+        noted = await activity.run("mandel", "note", "later", check=True)
+
+    await requestor.kill()
+    shutil.rmtree(requestor.daemon.datadir)
+    copy.rename(requestor.daemon.datadir)
+    await requestor.back()
+
+    async with site.golem(CHAIN) as golem:
+        activity = await golem.attach(ticket)
+        await until(lambda: lists(activity, noted.batch_id), DONE_S)
+        assert await activity.batch(noted.batch_id).wait() == [noted]
+        assert (await activity.run("mandel", "ledger", check=True)).stdout == "later\n"
+        await activity.end("done")
+    await until(lambda: no_exe_units(site), ENDED_S)
+
+
+async def lists(activity, batch_id):
+    return batch_id in [info.batch.id for info in await activity.batches()]
 
 
 async def test_a_caller_that_names_itself_is_told_nothing_of_anothers(site):
