@@ -23,7 +23,8 @@ TOLD = ("write", "sendto")
 """A writer's word to its event loop, an ExeUnit's to the bus: it is on disk, nobody was told."""
 WATCHED = (*DURABLE, *TOLD)
 HELD_WITHIN_S = 10.0
-LEFT_WITHIN_S = 10.0
+LEFT_WITHIN_S = 3.0
+"""Now and then strace hangs on a process that ends just then."""
 
 
 def why_not() -> str | None:
@@ -106,7 +107,16 @@ async def held(hold: Hold, log: Path, *options: str) -> AsyncIterator[Watch]:
         assert " attached" in said, said
         yield Watch(log)
     finally:
-        if strace.returncode is None:
-            strace.send_signal(signal.SIGINT)
+        await _let_go(strace)
+
+
+async def _let_go(strace: asyncio.subprocess.Process) -> None:
+    """Ask strace to leave its process alone; one that does not is made to."""
+    if strace.returncode is None:
+        strace.send_signal(signal.SIGINT)
+    try:
         async with asyncio.timeout(LEFT_WITHIN_S):
             await strace.communicate()
+    except TimeoutError:
+        strace.kill()
+        await strace.communicate()
