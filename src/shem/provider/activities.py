@@ -44,7 +44,6 @@ log = structlog.get_logger()
 class _Handle:
     """What the supervising task of an activity waits for."""
 
-    agreement_id: str
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     stop: bool = False
     unit: Unit | None = None
@@ -82,6 +81,7 @@ class Activities:
         self._world = world
         self._scope = scope
         self._handles: dict[str, _Handle] = {}
+        self._of_agreement: dict[str, list[str]] = {}
         self._on_ended: list[Callable[[str], None]] = []
         self._on_over: list[Callable[[str, str], Awaitable[None]]] = []
 
@@ -98,11 +98,7 @@ class Activities:
 
     def of(self, agreement_id: str) -> list[str]:
         """Return the activities of an agreement that have not ended."""
-        return [
-            activity_id
-            for activity_id, handle in self._handles.items()
-            if handle.agreement_id == agreement_id
-        ]
+        return list(self._of_agreement.get(agreement_id, ()))
 
     async def resume(self) -> None:
         """Take up what an earlier agent left."""
@@ -156,9 +152,10 @@ class Activities:
         return bool(found)
 
     def _supervise(self, record: ActivityRecord, agreement: AgreementRecord) -> None:
-        handle = _Handle(agreement.agreement_id)
+        handle = _Handle()
         handle.stop = record.phase is not ActivityPhase.RUNNING
         self._handles[record.activity_id] = handle
+        self._of_agreement.setdefault(agreement.agreement_id, []).append(record.activity_id)
         self._scope.spawn(self._live(record, agreement, handle), f"activity {record.activity_id}")
 
     async def _live(
@@ -184,9 +181,16 @@ class Activities:
         await self._tell_over(activity_id, agreement, directory)
         await self._records.set_activity(activity_id, ActivityPhase.ENDED)
         log.info("activity.ended", activity=activity_id, agreement=agreement.agreement_id)
-        del self._handles[activity_id]
+        self._forget(activity_id, agreement.agreement_id)
         for fn in self._on_ended:
             fn(agreement.agreement_id)
+
+    def _forget(self, activity_id: str, agreement_id: str) -> None:
+        del self._handles[activity_id]
+        left = self._of_agreement[agreement_id]
+        left.remove(activity_id)
+        if not left:
+            del self._of_agreement[agreement_id]
 
     async def _tell_over(
         self, activity_id: str, agreement: AgreementRecord, directory: Path

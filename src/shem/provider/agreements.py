@@ -63,6 +63,7 @@ class Agreements:
         self._scope = scope
         self._open: dict[str, AgreementRecord] = {}
         self._reserved: dict[str, Resources] = {}
+        self._promised: dict[str, Resources] = {}
         self._idle_since: dict[str, float] = {}
         activities.on_ended(self._note_idle)
         activities.on_over(self._finish)
@@ -71,7 +72,7 @@ class Agreements:
     def ledger(self) -> Ledger:
         """What of this machine is promised, to agreements and to those being approved."""
         held = {
-            agreement_id: resources_of(record.offer)
+            agreement_id: self._promised[agreement_id]
             for agreement_id, record in self._open.items()
             if record.state is not AgreementState.BREAKING or self._activities.of(agreement_id)
         }
@@ -236,6 +237,7 @@ class Agreements:
         await self._destroy_activities(agreement_id, reason)
         await self._records.set_agreement(agreement_id, AgreementState.ENDED)
         self._open.pop(agreement_id, None)
+        self._promised.pop(agreement_id, None)
         self._idle_since.pop(agreement_id, None)
         self.changed.set()
 
@@ -245,11 +247,13 @@ class Agreements:
 
     async def _refresh(self, agreement_id: str) -> None:
         record = await self._records.agreement(agreement_id)
-        if record is not None and record.state is not AgreementState.ENDED:
+        still_held = agreement_id in self._open  # it may have ended while we read
+        if record is not None and record.state is not AgreementState.ENDED and still_held:
             self._open[agreement_id] = record
 
     def _hold(self, record: AgreementRecord) -> None:
         self._open[record.agreement_id] = record
+        self._promised[record.agreement_id] = resources_of(record.offer)
         self._note_idle(record.agreement_id)
 
     def _note_idle(self, agreement_id: str) -> None:
