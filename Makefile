@@ -14,7 +14,7 @@ check: $(STAMP)
 	@.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy && .venv/bin/lint-imports && $(PY) -m tests.docs --check
 
 sim: $(STAMP)
-	@$(PY) -m $(if $(SEED)$(SEEDS),tests.sim.campaign $(SEED:%=--seed %) $(SEEDS:%=--seeds %),pytest -n 2 tests/sim)
+	@$(PY) -m $(if $(SEED)$(SEEDS),tests.sim.$(PROFILE:%=%_)campaign $(SEED:%=--seed %) $(SEEDS:%=--seeds %),pytest -n 2 tests/sim)
 
 interop: $(STAMP)
 	@$(PY) -m tests.run interop

@@ -7,7 +7,7 @@ import pytest
 
 from shem.kernel.ids import NodeId
 from shem.kernel.world import World
-from shem.provider.records import ActivityPhase, AgreementState, Records
+from shem.provider.records import ActivityPhase, AgreementState, Records, Refusal
 from shem.store.open import open_store
 
 ME = NodeId("0x" + "11" * 20)
@@ -81,3 +81,11 @@ async def test_an_activity_is_added_once(records: Records) -> None:
 
     [activity] = await records.open_activities()
     assert activity.pid == 1
+
+
+async def test_a_refused_activity_is_never_one_that_runs(records: Records) -> None:
+    await records.add_activity("a", "agreement", Refusal("Agreement ended", "it is over"))
+
+    [refused] = await records.open_activities()
+    assert refused.phase is ActivityPhase.REPORTING
+    assert (refused.reason, refused.error_message) == ("Agreement ended", "it is over")

@@ -63,9 +63,8 @@ class Reports:
                 await self._world.clock.sleep(STATE_RETRY_S)
 
     async def tell_usage(self) -> None:
-        """Report usage every second until the process ends."""
+        """Report usage at once, then every second: the node may have waited for it for long."""
         while True:
-            await self._world.clock.sleep(USAGE_PERIOD_S)
             body = {"activityId": self._activity_id, "usage": self.usage_body(), "timeout": None}
             try:
                 await self._client.request(
@@ -73,6 +72,7 @@ class Reports:
                 )
             except ShemError as error:
                 log.debug("usage.not_told", activity=self._activity_id, reason=error.message)
+            await self._world.clock.sleep(USAGE_PERIOD_S)
 
     async def tell_end(self, reason: str, message: str | None) -> bool:
         """Report the end with its reason; once."""

@@ -24,7 +24,7 @@ from shem.provider.descriptor import Descriptor
 from shem.provider.exeunits import FINISHING_SIGNAL, ExeUnitProcess, Unit, Units, read_word
 from shem.provider.handover import hand_over
 from shem.provider.patience import until_answered
-from shem.provider.records import ActivityPhase, ActivityRecord, AgreementRecord, Records
+from shem.provider.records import ActivityPhase, ActivityRecord, AgreementRecord, Records, Refusal
 from shem.provider.stand_in import StandIn
 from shem.rest.client import RestClient
 from shem.rest.models import ActivityState
@@ -111,19 +111,26 @@ class Activities:
 
     async def create(self, activity_id: str, agreement: AgreementRecord) -> None:
         """Begin an activity; a repeat changes nothing."""
-        if await self._records.activity(activity_id) is not None:
-            return
         running = [
             other for other in self.of(agreement.agreement_id) if not self._handles[other].stop
         ]
-        await self._records.add_activity(activity_id, agreement.agreement_id)
+        refusal = None
         if len(running) >= ACTIVITIES_PER_AGREEMENT_MAX:
-            await self._records.set_activity(
-                activity_id,
-                ActivityPhase.REPORTING,
-                reason="Only single Activity allowed",
-                error_message=f"Activity {running[0]} of this agreement is still there.",
-            )
+            message = f"Activity {running[0]} of this agreement is still there."
+            refusal = Refusal("Only single Activity allowed", message)
+        await self._add(activity_id, agreement, refusal)
+
+    async def refuse(self, activity_id: str, agreement: AgreementRecord) -> None:
+        """End an activity that was created under an agreement that is over."""
+        message = f"Agreement {agreement.agreement_id} is over."
+        await self._add(activity_id, agreement, Refusal("Agreement ended", message))
+
+    async def _add(
+        self, activity_id: str, agreement: AgreementRecord, refusal: Refusal | None
+    ) -> None:
+        if await self._records.activity(activity_id) is not None:
+            return
+        await self._records.add_activity(activity_id, agreement.agreement_id, refusal)
         passing("agent.activity_recorded")
         record = await self._records.activity(activity_id)
         assert record is not None

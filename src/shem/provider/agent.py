@@ -234,10 +234,12 @@ async def _take_activity_event(
 ) -> None:
     if event.kind == "CreateActivity":
         agreement = agreements.in_force(event.agreement_id)
-        if agreement is None:
+        if agreement is not None:
+            await activities.create(event.activity_id, agreement)
+        elif (over := await agreements.over(event.agreement_id)) is not None:
+            await activities.refuse(event.activity_id, over)
+        else:
             log.info("activity.not_ours", activity=event.activity_id, agreement=event.agreement_id)
-            return
-        await activities.create(event.activity_id, agreement)
     elif event.kind == "DestroyActivity":
         await activities.destroy(event.activity_id, DESTROYED)
 

@@ -125,6 +125,12 @@ class Agreements:
             return None
         return record
 
+    async def over(self, agreement_id: str) -> AgreementRecord | None:
+        """Return an agreement of ours that is not in force."""
+        if self.in_force(agreement_id) is not None:
+            return None
+        return await self._records.agreement(agreement_id)
+
     def in_state(self, state: AgreementState) -> list[AgreementRecord]:
         return [record for record in self._open.values() if record.state is state]
 

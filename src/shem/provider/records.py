@@ -82,6 +82,14 @@ class ActivityRecord:
     error_message: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why an activity gets no process."""
+
+    reason: str
+    message: str
+
+
 class Records:
     """The agent's store."""
 
@@ -233,18 +241,24 @@ class Records:
         )
         return _activity(rows[0]) if rows else None
 
-    async def add_activity(self, activity_id: str, agreement_id: str) -> None:
-        """Remember an activity before its process is started."""
+    async def add_activity(
+        self, activity_id: str, agreement_id: str, refusal: Refusal | None = None
+    ) -> None:
+        """Remember an activity before its process is started, or that it will have none."""
+        phase = ActivityPhase.RUNNING if refusal is None else ActivityPhase.REPORTING
         now_ns = self._world.clock.wall_ns()
         async with self._store.unit(activity_id) as unit:
             unit.execute(
                 "INSERT INTO agent_activity "
-                "(activity_id, agreement_id, identity, state, restarts, created_ns, changed_ns) "
-                "VALUES (:id, :agreement_id, :identity, 'running', 0, :now_ns, :now_ns) "
-                "ON CONFLICT (activity_id) DO NOTHING",
+                "(activity_id, agreement_id, identity, state, reason, error_message, restarts, "
+                "created_ns, changed_ns) VALUES (:id, :agreement_id, :identity, :state, :reason, "
+                ":error_message, 0, :now_ns, :now_ns) ON CONFLICT (activity_id) DO NOTHING",
                 id=activity_id,
                 agreement_id=agreement_id,
                 identity=self._identity,
+                state=str(phase),
+                reason=None if refusal is None else refusal.reason,
+                error_message=None if refusal is None else refusal.message,
                 now_ns=now_ns,
             )
 
