@@ -1,8 +1,8 @@
 """What all suites share.
 
 Hypothesis draws no conclusions from a slow machine. A devnet gets a short directory, because unix
-socket paths are limited to about a hundred bytes. A run in the background of a shell inherits an ignored
-SIGINT and would hand it on to every process; tests interrupt some of them.
+socket paths are limited to about a hundred bytes. A run in the background of a shell inherits an
+ignored SIGINT and would hand it on to every process; tests interrupt some of them.
 """
 
 import shutil
