@@ -1,8 +1,8 @@
-# Seven entry points; each installs what it needs into .venv.
+# Eight entry points; each installs what it needs into .venv.
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: demo test check sim interop bench docs clean
+.PHONY: demo test check sim fuzz interop bench docs clean
 
 demo: $(STAMP)
 	@.venv/bin/shem devnet demo
@@ -15,6 +15,9 @@ check: $(STAMP)
 
 sim: $(STAMP)
 	@$(PY) -m $(if $(SEED)$(SEEDS),tests.sim.$(PROFILE:%=%_)campaign $(SEED:%=--seed %) $(SEEDS:%=--seeds %),pytest -n 2 tests/sim)
+
+fuzz: $(STAMP)
+	@$(PY) -m tests.fuzz $(MINUTES:%=--minutes %)
 
 interop: $(STAMP)
 	@$(PY) -m tests.run interop

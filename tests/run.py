@@ -18,7 +18,7 @@ ROOT: Final = Path(__file__).parent.parent
 SUITES: Final[dict[str, list[str]]] = {
     "fast": ["-n", "2", "tests/unit", "tests/property"],
     "contract": ["tests/contract"],
-    "sim": ["-n", "2", "tests/sim"],
+    "sim": ["-n", "2", "tests/sim", "tests/fuzz"],
     "crash": ["tests/crash"],
     "interop": ["tests/interop"],
     "netns": ["-n", "4", "--dist", "worksteal", "tests/netns"],

@@ -180,7 +180,7 @@ async def read_json(request: Request, kind: type[T], *, plain_errors: bool = Tru
         raise error_type("Content type error")
     try:
         return msgspec.json.decode(await read_body(request), type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise error_type(f"Json deserialize error: {error}") from error
 
 

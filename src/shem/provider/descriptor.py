@@ -140,7 +140,7 @@ def load_descriptors(pattern: str | None) -> tuple[Descriptor, ...]:
 def _load_file(path: Path) -> list[Descriptor]:
     try:
         entries = msgspec.json.decode(path.read_bytes(), type=list[_Entry])
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: {error}") from error
     return [_descriptor(path.parent, entry) for entry in entries]
 

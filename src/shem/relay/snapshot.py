@@ -63,7 +63,7 @@ def restore_snapshot(data: bytes, directory: Directory, now: float, unix_s: floa
     """
     try:
         found = msgspec.msgpack.decode(data, type=_Snapshot)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return 0
     if found.version != _VERSION or not 0 <= unix_s - found.saved_unix_s <= SNAPSHOT_AGE_MAX_S:
         return 0

@@ -77,7 +77,7 @@ def error_of_answer(call: str, status: int, body: bytes) -> ApiError:
         return ApiError(message, status=404, code=CODE_NO_SUCH_PATH, call=call)
     try:
         parsed = msgspec.json.decode(body, type=_ErrorBody)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         parsed = _ErrorBody(message=body[:MESSAGE_SIZE_MAX].decode(errors="replace").strip())
     message = (parsed.message or "(no message)")[:MESSAGE_SIZE_MAX]
     return ApiError(message, status=status, code=parsed.code or _code(status, message), call=call)

@@ -147,7 +147,7 @@ def decode(kind: type[T], call: str, body: bytes) -> T:
     """Decode an answer; one that does not have the promised form is an ApiError too."""
     try:
         return msgspec.json.decode(body, type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         message = f"the answer has an unexpected form: {error}"
         raise ApiError(message, status=200, code="unexpected-answer", call=call) from error
 

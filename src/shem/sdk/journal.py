@@ -122,7 +122,7 @@ def _read(descriptor: int, path: Path) -> list[Entry]:
     for number, line in enumerate(data[:whole].splitlines(), start=1):
         try:
             entry = msgspec.json.decode(line, type=dict[str, Any])
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise StorageFault(f"{path}, line {number} is damaged: {error}") from error
         entries.append(entry)
     return entries
