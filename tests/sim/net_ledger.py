@@ -32,11 +32,15 @@ class _Said:
 
 
 class Ledger:
-    """Keeps the book of one life; `may_double` tells where datagrams may arrive twice."""
+    """Keeps the book of one life.
 
-    def __init__(self, network, may_double):
+    `may_double` tells between whom datagrams may arrive twice, `may_talk` who talks at all.
+    """
+
+    def __init__(self, network, may_double, may_talk):
         self._network = network
         self._may_double = may_double
+        self._may_talk = may_talk
         self._said = defaultdict(dict)
         self._newest = {}
         self._told = defaultdict(float)
@@ -62,6 +66,8 @@ class Ledger:
         where = f"on {channel} from {sender} to {receiver}"
         if said is None:
             raise Unsafe(f"{len(message)} bytes {where} that nobody said: {message[:20]!r}")
+        if not self._may_talk(sender, receiver):
+            raise Unsafe(f"message {said.number} {where}, which is against a policy")
         said.arrived += 1
         if said.arrived > 1 and (channel in STREAMS or not self._may_double(sender, receiver)):
             raise Unsafe(f"message {said.number} {where} arrived twice")
@@ -85,7 +91,7 @@ class Ledger:
         return [
             f"message {said.number} on {channel} from {sender} to {receiver}, said at {said.at:.3f}"
             for (sender, receiver, channel), book in self._said.items()
-            if channel in STREAMS
+            if channel in STREAMS and self._may_talk(sender, receiver)
             for said in book.values()
             if not said.arrived
             and said.process in processes

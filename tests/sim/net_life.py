@@ -86,7 +86,7 @@ class Life:
         network, choice, shape = self.network, self.choice, self.shape
         policies = self._any(shape.policies)
         self.policies = {}
-        self.ledger = Ledger(network, self._may_double)
+        self.ledger = Ledger(network, self._may_double, self._may_talk)
         network.refusals = self._any((0.0, 0.0, 0.5))
         self.relay = SimRelay(network)
         self.nodes = [
@@ -253,7 +253,7 @@ class Life:
             (one, two, channel)
             for one in self.nodes
             for two in self.nodes
-            if one is not two and self._may_talk(one, two)
+            if one is not two and self._may_talk(one.node_id, two.node_id)
             for channel in (Channel.UNRELIABLE, self._any(STREAMS))
         ]
         while wanted := [each for each in wanted if not self._has_heard(*each)]:
@@ -269,7 +269,7 @@ class Life:
         return self.ledger.has_heard(one.node_id, two.node_id, channel, self.calm_at)
 
     def _may_talk(self, one, two):
-        return {self.policies[one.node_id], self.policies[two.node_id]} != {OFF, REQUIRED}
+        return {self.policies[one], self.policies[two]} != {OFF, REQUIRED}
 
     def _drain(self):
         """All that somebody believes to have sent arrives."""
