@@ -10,6 +10,7 @@ from shem.kernel.config import Encryption
 from shem.kernel.ids import node_id_to_bytes
 from shem.kernel.world import SeededRng
 from shem.net.acceptor import HALF_OPEN_MAX
+from shem.net.secure.guard import CANDIDATE_S
 from shem.net.secure.packets import ENCRYPTED, Kind, read_hello
 from shem.net.types import Channel
 from shem.wire import gsb
@@ -358,7 +359,7 @@ def test_d10_a_handshake_passed_on_does_not_lead_the_traffic_away():
         assert direct_session(one, two) is session
         assert say(network, one, two, b"%d" % number, limit_s=0.5)
         assert not any(flags_of(data) != ENCRYPTED for data in eve.forwards())
-        network.run_for(6)
+        network.run_for(CANDIDATE_S + 2)
         assert EVE not in one.core.router.sessions.by_address
 
 

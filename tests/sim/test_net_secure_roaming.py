@@ -111,6 +111,25 @@ def test_renewal_under_way_loses_nothing_in_bad_weather(seed):
     assert [message for message in box if message != b"before"] == sent, f"seed {seed}"
 
 
+def moved_in_bad_weather(seed, loss):
+    """Return how long it takes until messages go both ways again after a move that was noticed."""
+    network, _, one, two = town(seed, weather=Weather(jitter_s=0.01))
+    talk(network, one, two, b"before")
+    network.weather = Weather(loss=loss, duplicates=loss / 5, jitter_s=0.02)
+    network.run_for(1)
+    two.see_move(host(20))
+    moved = network.now
+    assert say(network, two, one, b"out", Channel.RELIABLE, limit_s=60), f"seed {seed}"
+    assert say(network, one, two, b"in", Channel.RELIABLE, limit_s=60), f"seed {seed}"
+    return network.now - moved
+
+
+def test_a_lost_proof_is_not_waited_for_so_long_that_the_other_side_gives_up():
+    took = [moved_in_bad_weather(seed, loss=0.4) for seed in range(100)]
+    assert sum(seconds > 6 for seconds in took) <= 4
+    assert sum(took) / len(took) < 2.4
+
+
 def test_a_plain_peer_and_an_encrypted_one_side_by_side():
     """One peer has encryption off, and no bus that would refuse: silence decides."""
     network, _, one, two = town(encryption=PREFERRED)

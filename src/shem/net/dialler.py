@@ -43,11 +43,11 @@ DIALS_MAX: Final = 256
 GIVEN_UP_MAX: Final = 256
 """Attempts whose late answer would still be taken; the oldest is forgotten first."""
 
-RELAY_GREETING: Final = Pattern((0.0, 0.5, 1.0, 2.0), 3.0)
-RELAY_PROOF: Final = Pattern((0.0, 0.5, 1.0, 2.0, 4.0, 6.0), 8.0)
+RELAY_GREETING: Final = Pattern((0.0, 0.3, 0.7, 1.2, 1.7, 2.3), 3.0)
+RELAY_PROOF: Final = Pattern((0.0, 0.3, 0.7, 1.2, 2.0, 3.0, 4.5, 6.0), 8.0)
 PEER_GREETING: Final = Pattern((0.0, 0.25, 0.6), 1.2)
 """The second transmission finds a yagna that has just dropped its stale session."""
-PEER_PROOF: Final = Pattern((0.0, 0.5, 1.0, 1.5, 3.0), 6.0, keep_id=True)
+PEER_PROOF: Final = Pattern((0.0, 0.3, 0.6, 1.0, 1.5, 2.2, 3.0, 4.0), 6.0, keep_id=True)
 """With its id kept: once processed, it must not meet the new session of a yagna. A yagna that is
 just starting greets at once, and proves itself seconds later, when it has read its keys."""
 RESUME_UNPROVEN_S: Final = (0.8, 1.6, 3.0)

@@ -29,8 +29,9 @@ from shem.wire.relay_codec import decode_packet, encode_packet
 HINT_RATE_PER_S: Final = 0.5
 HINT_BURST: Final = 2.0
 """Unauthenticated hints followed per node."""
-CANDIDATE_S: Final = 4.0
-"""How long a new session may take to be confirmed."""
+CANDIDATE_S: Final = 8.0
+"""How long a new session may take to be confirmed: longer than who dials us waits for our proof,
+which is lost now and then."""
 _SESSION_ID: Final = slice(2, 18)
 """Where a control packet that has a session id has it."""
 
