@@ -1,4 +1,4 @@
-"""A node's session layer: what a message costs it, by the number of its peers.
+"""A node's session layer: what a message and a handshake cost it, by the number of its peers.
 
 In one process and without sockets: the core gets and sends unreliable messages of 200 bytes, plain
 ones, so that routing is measured and not the cipher.
@@ -15,15 +15,22 @@ from shem.net.core import NodeCore
 from shem.net.session import Session
 from shem.net.types import Peer
 from shem.wire.forward import UNRELIABLE, encode_forward, encode_unreliable
+from tests.sim.campaign import silence
+from tests.sim.net_world import Network, SimNode, SimRelay, Weather, host, new_key
 
 PEERS = (1, 100, 10_000)
 MESSAGES = 20_000
 MESSAGE = encode_unreliable(bytes(200))
 TICKS = 20
+CALLERS = 100
 
 
 def measure_node() -> dict[str, float]:
     figures: dict[str, float] = {}
+    for policy in (Encryption.OFF, Encryption.PREFERRED):
+        what = "session and channel" if policy is Encryption.PREFERRED else "session alone"
+        with silence():
+            figures[f"node, handshakes per second of its CPU, {what}"] = _handshakes(policy)
     for count in PEERS:
         core, sessions = _node_with(count)
         at = f"at {count} peers"
@@ -54,6 +61,24 @@ def measure_node() -> dict[str, float]:
             _each(begun, TICKS) * 1e6
         )
     return figures
+
+
+def _handshakes(policy: Encryption) -> float:
+    """Have many nodes look one up, dial it and make a channel; both sides count."""
+    network = Network(1, Weather(delay_s=0.0))
+    SimRelay(network)
+    nodes = [
+        SimNode(network, new_key(network), host(number), encryption=policy)
+        for number in range(CALLERS + 1)
+    ]
+    network.run_for(5)
+    called, *callers = nodes
+    begun = time.process_time()
+    for caller in callers:
+        caller.core.connect(called.node_id, network.now)
+        caller.pump()
+        assert network.run_until(lambda c=caller: c.has_route(called.node_id), 5)
+    return 2 * CALLERS / (time.process_time() - begun)
 
 
 def _node_with(peers: int) -> tuple[NodeCore, list[Session]]:
