@@ -21,7 +21,7 @@ from shem.identity.keys import PrivateKey
 from shem.kernel.ids import NodeId
 from shem.kernel.world import SystemRng
 
-START_S = 60
+START_S = 120
 CLI_S = 40
 STOP_S = 15
 PASSED_ON = ("PATH", "LANG", "TERM", "PYTHONPATH", "SHEM_LOG_LEVEL")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.netns.stations import CHANNELS, region
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(240)
 
 BEHIND_NAT = {"direct": (False, False), "reverse": (False, True), "relayed": (True, True)}
 KINDS = ("ours", "yagna")

@@ -6,7 +6,7 @@ import pytest
 
 from tests.netns.stations import CHANNELS, region
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.mark.parametrize(
