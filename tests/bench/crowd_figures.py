@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +32,7 @@ SETUP = '[{"deploy":{}},{"start":{}}]'
 BATCH = '[{"run":{"entry_point":"x","args":[],"capture":{"stdout":{"stream":{}}}}}]'
 PERIOD_S = 60.0
 AT_ONCE = 16
+PROGRAMS = 16
 LOOK_S = 0.02
 CREATE_TIMEOUT_S = 60.0
 
@@ -61,11 +62,13 @@ async def _measure(kind: type[Daemon], crowd: Crowd) -> Figures:
             requestor, provider = nodes
             urls = [(node.api_url, node.app_key) for node in nodes]
             pair = Pair(kind.__name__, urls[0], urls[1])
-            async with RestClient(*urls[0]) as ours, RestClient(*urls[1]) as theirs:
-                agents = Agents(ours, theirs, "crowd")
-                agreement_id = (await agents.negotiate()).agreement_id
-                async with _parked(provider, agreement_id, directory):
-                    await _Run(pair, crowd, ours, theirs, agreement_id).measure(requestor, provider)
+            async with AsyncExitStack() as stack:
+                clients = [RestClient(*urls[0]) for _ in range(PROGRAMS)]
+                ours = [await stack.enter_async_context(client) for client in clients]
+                theirs = await stack.enter_async_context(RestClient(*urls[1]))
+                agreement_id = (await Agents(ours[0], theirs, "crowd").negotiate()).agreement_id
+                await stack.enter_async_context(_parked(provider, agreement_id, directory))
+                await _Run(pair, crowd, ours, theirs, agreement_id).measure(requestor, provider)
     return pair.figures
 
 
@@ -122,12 +125,13 @@ class _Run:
 
     pair: Pair
     crowd: Crowd
-    requestor: RestClient
+    requestors: list[RestClient]
     provider: RestClient
     agreement_id: str
     activities: list[str] = field(default_factory=list)
     late: list[float] = field(default_factory=list)
     looks: list[float] = field(default_factory=list)
+    _turn: int = 0
 
     async def measure(self, requestor: Daemon, provider: Daemon) -> None:
         processes = {"requestor": _process(requestor), "provider": _process(provider)}
@@ -165,7 +169,7 @@ class _Run:
                 group.create_task(worker())
 
     async def _create(self) -> None:
-        activity = self.requestor.activity
+        activity = self._requestor().activity
         intent_id = secrets.token_hex(16)  # without one, creates at the same time are one create
         name = await activity.create(
             self.agreement_id, intent_id=intent_id, timeout_s=CREATE_TIMEOUT_S
@@ -188,16 +192,23 @@ class _Run:
 
     async def _batch(self, activity_id: str) -> None:
         begun = time.perf_counter()
-        batch = await self.requestor.activity.exec(activity_id, BATCH, timeout_s=CREATE_TIMEOUT_S)
+        batch = await self._requestor().activity.exec(
+            activity_id, BATCH, timeout_s=CREATE_TIMEOUT_S
+        )
         await self._finished(activity_id, batch)
         self.late.append(time.perf_counter() - begun)
 
     async def _finished(self, activity_id: str, batch: str) -> None:
         while True:
-            results = await self.requestor.activity.results(activity_id, batch, timeout_s=10)
+            results = await self._requestor().activity.results(activity_id, batch, timeout_s=10)
             if results and results[-1].is_batch_finished:
                 assert results[-1].result == "Ok", results[-1].message
                 return
+
+    def _requestor(self) -> RestClient:
+        """Return one of the requestor's programs, each of which makes few calls at a time."""
+        self._turn += 1
+        return self.requestors[self._turn % len(self.requestors)]
 
     async def _look(self) -> None:
         while True:

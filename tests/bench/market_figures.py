@@ -48,7 +48,7 @@ NAIVE_ROUNDS = 5
 NEGOTIATIONS = 1_000
 AGREEMENTS = 10_000
 IN_FORCE = 100
-STARTS = 5
+STARTS = 3
 ROWS_AT_ONCE = 500
 PATIENCE_S = 120.0
 KEY = "bench0app0key"
@@ -243,7 +243,7 @@ async def _one_deal(requestor: Side, provider: Side, number: int) -> float:
 
 def _starts(folder: Path) -> Figures:
     full = folder / "full"
-    full.mkdir()
+    full.mkdir(mode=0o700)
     asyncio.run(_seed_agreements(full))
     figures = Figures()
     for what, seeded in (("empty store", None), (f"{AGREEMENTS:,} agreements", full)):
@@ -251,7 +251,7 @@ def _starts(folder: Path) -> Figures:
         for number in range(STARTS):
             datadir = folder / f"{what[:5]}{number}"
             if seeded is None:
-                datadir.mkdir()
+                datadir.mkdir(mode=0o700)
             else:
                 shutil.copytree(seeded, datadir)
             wall_s, cpu_s = _start(datadir)
