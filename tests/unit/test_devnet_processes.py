@@ -10,12 +10,14 @@ import pytest
 
 from shem.devnet.processes import (
     MARK_VARIABLE,
+    SPARE_TIMEOUT_S,
     Child,
     DevnetError,
     clean_environment,
     is_alive,
     is_exe_unit,
     left_behind,
+    spares_ended,
     sweep,
 )
 from shem.kernel.world import World
@@ -30,11 +32,11 @@ LEAVES_A_CHILD = (
 )
 
 
-async def _start(tmp_path: Path, script: str, mark: str = "m") -> Child:
+async def _start(tmp_path: Path, script: str, mark: str = "m", *arguments: str) -> Child:
     child = await Child.start(
         WORLD,
         "child",
-        [sys.executable, "-c", script],
+        [sys.executable, "-c", script, *arguments],
         cwd=tmp_path,
         env={**os.environ, MARK_VARIABLE: mark},
         log=tmp_path / "child.log",
@@ -118,3 +120,28 @@ def test_a_process_that_ended_under_our_eyes_is_no_exe_unit() -> None:
 
     assert not zombie
     assert not is_exe_unit(watched)
+
+
+async def test_a_spare_is_given_the_time_to_end_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brief = "import time; print('up', flush=True); time.sleep(0.3)"
+    await _start(tmp_path, brief, "spares", "exe-unit", "spare")
+
+    await spares_ended("spares", tmp_path, WORLD)
+    assert await sweep("spares", tmp_path, WORLD) == 0
+
+    monkeypatch.setattr("shem.devnet.processes.SPARE_TIMEOUT_S", 0.2)
+    await _start(tmp_path, SLEEPS, "spares", "exe-unit", "spare")
+    await spares_ended("spares", tmp_path, WORLD)
+    assert await sweep("spares", tmp_path, WORLD) == 1
+
+
+async def test_nobody_waits_for_what_is_no_spare(tmp_path: Path) -> None:
+    began = WORLD.clock.monotonic()
+    await _start(tmp_path, SLEEPS, "others")
+
+    await spares_ended("others", tmp_path, WORLD)
+
+    assert await sweep("others", tmp_path, WORLD) == 1
+    assert WORLD.clock.monotonic() - began < SPARE_TIMEOUT_S

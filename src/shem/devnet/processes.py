@@ -19,13 +19,15 @@ import psutil
 
 from shem.kernel.errors import ShemError
 from shem.kernel.world import Process, World
-from shem.provider.exeunits import activity_of
+from shem.provider.exeunits import SPARE, activity_of
 
 MARK_VARIABLE: Final = "SHEM_DEVNET"
 EXE_UNIT: Final = "exe-unit"
 STOP_TIMEOUT_S: Final = 8.0
 """From SIGTERM to SIGKILL."""
 KILL_TIMEOUT_S: Final = 5.0
+SPARE_TIMEOUT_S: Final = 8.0
+"""A spare ExeUnit ends when its agent has; it may be importing just then."""
 POLL_S: Final = 0.05
 LOG_TAIL_LINES: Final = 12
 FOREIGN_SETTINGS: Final = ("YAGNA_", "YA_", "SHEM_", "GSB_URL", "SUBNET", "DATA_DIR", "NODE_NAME")
@@ -137,6 +139,14 @@ def is_exe_unit(process: psutil.Process) -> bool:
         return False
 
 
+def is_spare(process: psutil.Process) -> bool:
+    """Whether it is an ExeUnit in reserve, without an activity."""
+    try:
+        return tuple(process.cmdline()[-len(SPARE) :]) == SPARE and activity_of(process) is None
+    except psutil.Error:
+        return False
+
+
 def left_behind(mark: str, directory: Path) -> list[psutil.Process]:
     """Find the living processes of a devnet, whoever started them; never this process."""
     found: list[psutil.Process] = []
@@ -157,6 +167,15 @@ def _belongs(process: psutil.Process, mark: str, directory: str) -> bool:
         return EXE_UNIT in command and at_home
     except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
         return False
+
+
+async def spares_ended(mark: str, directory: Path, world: World) -> None:
+    """Wait for the spares of an agent that has ended, but not for ever."""
+    deadline = world.clock.monotonic() + SPARE_TIMEOUT_S
+    while any(map(is_spare, left_behind(mark, directory))):
+        if world.clock.monotonic() > deadline:
+            return
+        await world.clock.sleep(POLL_S)
 
 
 async def sweep(mark: str, directory: Path, world: World) -> int:
