@@ -1,6 +1,7 @@
 """What only the embedded engine has: group commit, files, versions, full disks."""
 
 import asyncio
+import shutil
 import sqlite3
 import stat
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from shem.kernel.world import World
 from shem.store import schema
 from shem.store.committer import Batch, InlineCommitter, ThreadCommitter, Write
 from shem.store.open import open_store
-from shem.store.sqlite import OLDEST_SAFE_SQLITE, SqliteStore, require_safe_sqlite
+from shem.store.sqlite import OLDEST_SAFE_SQLITE, WAL_ROOM, SqliteStore, require_safe_sqlite
 from shem.store.unit import STATEMENTS_MAX, Unit
 
 INSERT = """
@@ -332,3 +333,24 @@ async def test_a_unit_has_a_limit(tmp_path: Path) -> None:
 
     assert await count(store) == 0
     await store.close()
+
+
+async def test_wal_has_room_from_the_start_and_what_is_in_it_is_found_again(tmp_path: Path) -> None:
+    path, copy = tmp_path / "shem.db", tmp_path / "after-a-crash"
+    copy.mkdir()
+    store = await open_store(path, world=World())
+    assert path.with_name("shem.db-wal").stat().st_size == WAL_ROOM
+    async with store.unit("a") as unit:
+        unit.execute(
+            "INSERT INTO inbox (identity, peer, kind, key, digest, reply, received_ns)"
+            " VALUES ('', '', 'test', 'kept', '', :reply, 0)",
+            reply=b"x" * 10_000,
+        )
+    for name in ("shem.db", "shem.db-wal"):
+        shutil.copy(tmp_path / name, copy / name)
+    await store.close()
+
+    again = await open_store(copy / "shem.db", world=World())
+    rows = await again.fetch("SELECT key FROM inbox WHERE kind = 'test' LIMIT 2")
+    assert [row["key"] for row in rows] == ["kept"]
+    await again.close()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import apsw
+import structlog
 
 from shem.kernel import failpoints
 from shem.kernel.errors import Conflict, ShemError, StorageFault, UsageError
@@ -28,7 +29,12 @@ OLDEST_SAFE_SQLITE: Final = (3, 51, 3)
 APPLICATION_ID: Final = 0x5348454D
 """`SHEM` in the header of the file."""
 BUSY_TIMEOUT_MS: Final = 5_000
+log = structlog.get_logger()
+
 WAL_KEPT_MAX: Final = 64 << 20
+WAL_ROOM: Final = 4 << 20
+"""What the WAL has at least from the start: about what it grows to before it begins anew. A sync
+of what is overwritten costs half of one that makes the file longer."""
 _SETTINGS: Final = {
     "journal_mode": "wal",
     "synchronous": 2,
@@ -97,6 +103,7 @@ class SqliteStore:
             _create_private(self._path)
             self._writer = Writer(self._path)
             self._writer.migrate(self._migrations, self._world.clock.wall_ns())
+            _make_room(self._path)
             self._reader = _connect(self._path, apsw.SQLITE_OPEN_READONLY)
         except (apsw.Error, OSError) as error:
             self._close_connections()
@@ -231,6 +238,18 @@ def _create_private(path: Path) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _make_room(path: Path) -> None:
+    """Lengthen the WAL by zeros, which SQLite takes for its end; nobody writes to it meanwhile."""
+    wal = path.with_name(f"{path.name}-wal")
+    file = os.open(wal, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(file, bytes(max(0, WAL_ROOM - os.fstat(file).st_size)))
+    except OSError as error:
+        log.warning("store.no_room_for_wal", reason=str(error))
+    finally:
+        os.close(file)
 
 
 def _connect(path: Path, flags: int) -> apsw.Connection:
