@@ -40,6 +40,7 @@ def spares_of(parent: psutil.Process) -> list[psutil.Process]:
 
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch: pytest.MonkeyPatch, short_dir: Path) -> None:
+    monkeypatch.setattr(spares, "FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(spares, "SPARE_PAUSE_S", 0.01)
     monkeypatch.setenv("SHEM_IMAGE_DIRS", str(short_dir))
     monkeypatch.setenv("YAGNA_APPKEY", "secret")

@@ -27,6 +27,8 @@ from shem.provider.exeunits import (
     start_time,
 )
 
+FIRST_PAUSE_S: Final = 3.0
+"""The first spare waits until the agent itself is up."""
 SPARE_PAUSE_S: Final = 1.0
 """A new spare waits until the activity that took the last one has begun."""
 FAILURE_PAUSE_S: Final = 60.0
@@ -56,20 +58,24 @@ class WarmProcesses:
 
     async def run(self) -> None:
         """Keep a spare ready until cancelled."""
+        pause_s = FIRST_PAUSE_S
         while True:
-            await self._world.clock.sleep(SPARE_PAUSE_S)
+            await self._world.clock.sleep(pause_s)
             process = await self._prepare()
-            if process is None:
-                await self._world.clock.sleep(FAILURE_PAUSE_S)
-                continue
-            try:
-                self._taken.clear()
-                self._ready = process
-                await _first(process.wait(), self._taken.wait())
-            finally:
-                if self._ready is process:
-                    self._ready = None
-                    process.close()
+            pause_s = FAILURE_PAUSE_S if process is None else SPARE_PAUSE_S
+            if process is not None:
+                await self._hold(process)
+
+    async def _hold(self, process: PipedProcess) -> None:
+        """Have a spare until it is taken, or dies."""
+        self._taken.clear()
+        self._ready = process
+        try:
+            await _first(process.wait(), self._taken.wait())
+        finally:
+            if self._ready is process:
+                self._ready = None
+                process.close()
 
     async def start(self, command: Sequence[str], *, work_dir: Path, gsb_url: str) -> Unit:
         spare = self._take(command, gsb_url)
