@@ -358,3 +358,20 @@ def test_the_recorded_messages_are_read() -> None:
 
 def test_passing_errors_are_what_a_cut_looks_like() -> None:
     assert {Unreachable, TimedOut, GsbError} == set(patience_module.PASSING)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_hash"),
+    [
+        ("0" * 64, True),
+        ("0" * 64 + "-Ab1", True),
+        ("0" * 64 + "-", False),
+        ("0" * 63, False),
+        ("0" * 65, False),
+        ("0" * 64 + "-a_b", False),
+        ("G" * 64, False),
+    ],
+)
+def test_a_name_begins_with_a_hash_or_is_none(name: str, is_hash: bool) -> None:
+    url = parse_url(f"gftp://0x{'ab' * 20}/{name}")
+    assert url.digest == (bytes(32) if is_hash else None)
