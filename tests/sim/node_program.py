@@ -39,6 +39,8 @@ PATIENCE_S = 20.0
 EXPIRES = timedelta(minutes=20)
 PAUSE_S = 1.0
 BETWEEN_DEALS_MAX_S = 6.0
+NEVER_RAN = frozenset({"batch-never", "endpoint-gone"})
+"""Codes of a refusal that proves that nothing ran."""
 ENDING = "the activity is being terminated"
 GONE = "gone"
 NEVER = "never"
@@ -241,7 +243,7 @@ class Program:
             except NodeRefused as error:
                 if error.code == CODE_ACTIVITY_ENDED:
                     raise ActivityGone(activity.id, Ended("unknown", None, error.message)) from None
-                if error.code != "batch-never" and ENDING not in error.message:
+                if error.code not in NEVER_RAN and ENDING not in error.message:
                     self._sim.wrong(f"{batch.tag}: {error!r}")
                 batch.fate = NEVER
                 await self._sim.clock.sleep(PAUSE_S)

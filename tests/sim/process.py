@@ -8,6 +8,7 @@ killed at any `await` of any of its tasks, or at any other point that it passes 
 
 import asyncio
 import contextvars
+import socket
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Executor
 from typing import Any, TypeVar
@@ -165,7 +166,8 @@ class _Steps(Coroutine[Any, Any, Any]):
 
     def _step(self, kind: str, *args: Any) -> Any:
         process = self._process
-        if process.is_frozen or (process.alive and not process.at_point()):
+        is_late = kind == "throw" and process.ended.is_set()  # the loop is being closed
+        if not is_late and (process.is_frozen or (process.alive and not process.at_point())):
             return process.never()
         if process.is_paused:
             self._held.append((kind, args))
@@ -212,7 +214,15 @@ class ProcessLoop(VirtualTimeLoop):
         _owned(transport.abort)
         return transport
 
+    def _close_listener(self, listener: socket.socket) -> None:
+        if listener.fileno() >= 0:
+            self.remove_reader(listener)
+            listener.close()
+
     async def create_server(self, *args: Any, **options: Any) -> asyncio.Server:
+        listener = options.get("sock")
+        if listener is not None:
+            _owned(lambda: self._close_listener(listener))
         server = await super().create_server(*args, **options)
         _owned(server.close)
         return server

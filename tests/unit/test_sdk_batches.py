@@ -35,6 +35,12 @@ def list_it(node: ScriptedNode, state: str) -> Any:
     return lambda _call: ok([batch_row(node.made("POST", EXEC)[-1].body["batchId"], state)])
 
 
+NOBODY_THERE = Answer(
+    500, {"message": "GSB failure: Bad request: endpoint address not found", "code": None}
+)
+"""The answer of a provider whose ExeUnit is not running."""
+
+
 async def test_an_accepted_batch_whose_answer_was_lost_is_not_sent_again() -> None:
     async with scripted_node() as node:
         rentable(node)
@@ -110,6 +116,31 @@ async def test_a_repeat_that_is_told_never_is_sent_under_a_new_id() -> None:
 
         first, repeated, renewed = sent_ids(node)
         assert first == repeated != renewed == batch.id
+
+
+async def test_an_exe_unit_that_is_being_started_again_is_waited_for() -> None:
+    async with scripted_node() as node:
+        rentable(node)
+        async with golem(node) as session, session.rent(WASM) as activity:
+            node.answer("POST", EXEC, NOBODY_THERE, NOBODY_THERE, accept_batch)
+
+            batch = await activity.submit(shem.Run("mandel"))
+
+        assert sent_ids(node)[-1] == batch.id
+        assert len(set(sent_ids(node))) == 3
+
+
+async def test_a_batch_id_of_the_caller_is_refused_where_nobody_is() -> None:
+    async with scripted_node() as node:
+        rentable(node)
+        async with golem(node) as session, session.rent(WASM) as activity:
+            node.answer("POST", EXEC, NOBODY_THERE)
+
+            with pytest.raises(shem.NodeRefused) as caught:
+                await activity.submit(shem.Run("mandel"), batch_id="1" * 32)
+
+        assert caught.value.code == "endpoint-gone"
+        assert sent_ids(node) == ["1" * 32]
 
 
 async def test_a_batch_id_of_the_caller_is_never_replaced() -> None:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from shem.kernel.world import new_hex_id
-from shem.rest.errors import GONE, ApiError, Disconnected
+from shem.rest.errors import GONE, NO_SUCH_ENDPOINT, ApiError, Disconnected
 from shem.rest.models import Batch as BatchEntry
 from shem.sdk.errors import (
+    ActivityGone,
     BatchUnknown,
     GolemError,
     NodeRefused,
@@ -71,6 +72,9 @@ class Submission:
             if error.code == CODE_NEVER:
                 self._renew(error)
                 return None
+            if NO_SUCH_ENDPOINT in error.message:
+                await self._outlast(error)
+                return None
             if error.code in GONE or error.status in {400, 404, 409, 410}:
                 # an ExeUnit that is about to end refuses as it would refuse a wrong script
                 raise await activity.gone_or(explain(error)) from error
@@ -99,6 +103,13 @@ class Submission:
         except NotSupported:
             raise self._unknown(cause) from cause
         return next((entry for entry in entries if entry.batch_id == self.batch_id), None)
+
+    async def _outlast(self, cause: ApiError) -> None:
+        """Nobody was there: the activity has ended, or its ExeUnit is being started again."""
+        found = await self.activity.gone_or(explain(cause))
+        if isinstance(found, ActivityGone) or self.id_is_callers:
+            raise found from cause
+        self.batch_id = new_hex_id(self.activity.session.world.rng)
 
     def _renew(self, cause: ApiError | Disconnected) -> None:
         """The provider noted that it will not run this id: take a new one, unless it is fixed."""
