@@ -7,6 +7,8 @@ from tests.sim.net_world import Network, SimNode, SimRelay, Weather, host, new_k
 from tests.sim.test_net_sim_faults import talk
 
 NODES = 6
+AWAY_MAX_S = 2.5
+"""A node that sends gives a silent relay up after 3.5 s, and asks it for the last time at 2.9 s."""
 
 
 def crowd(seed, weather=None):
@@ -35,7 +37,7 @@ def test_relieved_relay_costs_no_session_and_no_message(seed):
         one.say(two.node_id, Channel.RELIABLE, message)
     network.run_for(network.rng.unit() * 0.2)
 
-    relay = relay.relieve(away_s=network.rng.unit() * 3)
+    relay = relay.relieve(away_s=network.rng.unit() * AWAY_MAX_S)
 
     box = two.heard.messages[one.node_id, Channel.RELIABLE]
     assert network.run_until(lambda: box[-len(sent) :] == sent, 30), f"seed {seed}: {len(box)}"

@@ -58,8 +58,6 @@ WATCH_INTERVAL_S: Final = 0.5
 """How often sessions and half-open tries are looked over."""
 RESUME_AGAIN_S: Final = (0.15, 0.5, 1.2)
 """ResumeForwarding is not acknowledged, and without it a yagna stays silent."""
-CROSSING_S: Final = 2.0
-"""Sessions begun by both sides within this time are two answers to one question."""
 STRANGER_RATE_PER_S: Final = 20.0
 """Answers per source address to those with whom we have no session."""
 STRANGER_BURST: Final = 40.0
@@ -359,6 +357,11 @@ class NodeCore:
             return self.link.session
         return self.router.sessions.by_address.get(source)
 
+    def _session_named(self, session_id: bytes) -> Session | None:
+        link = self.link.session
+        is_relays = link is not None and link.session_id == session_id
+        return link if is_relays else self.router.sessions.named(session_id)
+
     def _on_ping(
         self, packet: r.Packet, source: Address, session: Session | None, now: float
     ) -> None:
@@ -498,13 +501,10 @@ class NodeCore:
         if we_are_smaller and self._dialler.has_answered(established.address):
             return True  # ours will be complete in a moment
         known = self.router.sessions.by_address.get(established.address)
-        return (
-            known is not None
-            and not known.is_doubted
-            and (known.peer, known.own_ids) == (peer, established.own_ids)
-            and known.is_initiator is we_are_smaller
-            and not known.is_older_than(CROSSING_S, now)
-        )
+        if known is None or not known.is_fresh(now):
+            return False
+        is_same = (known.peer, known.own_ids) == (peer, established.own_ids)
+        return is_same and known.is_initiator is we_are_smaller
 
     def _on_registered(self, response: r.Response | None, now: float) -> None:
         self.link.on_registered(response, now)
@@ -514,13 +514,11 @@ class NodeCore:
 
     def _on_pong(self, answer: Answer, packet: r.Packet, now: float) -> None:
         assert isinstance(answer.purpose, CheckAlive | MeasureLatency)
-        for session in (*self.router.sessions, self.link.session):
-            if session is not None and session.session_id == answer.purpose.session_id:
-                session.ping_s = answer.round_trip_s
+        if session := self._session_named(answer.purpose.session_id):
+            session.ping_s = answer.round_trip_s
 
     def _on_found_us(self, _: Answer, packet: r.Packet, now: float) -> None:
-        assert isinstance(packet.content, r.Response)
-        self.link.on_found(packet.content, now)
+        self.link.on_found(packet, now)
         if not self.link.is_up:
             self.router.on_relay_down(now)
 
@@ -587,11 +585,9 @@ class NodeCore:
                 self.router.doubt(session, now, IDLE_PING)
 
     def _on_silence(self, session_id: bytes, since: float, now: float) -> None:
-        for session in (*self.router.sessions, self.link.session):
-            if session is not None and session.session_id == session_id:
-                if session.last_seen < since:
-                    self._end(session, "silence", now, tell=True)
-                return
+        session = self._session_named(session_id)
+        if session is not None and session.last_seen < since:
+            self._end(session, "silence", now, tell=True)
 
     def _end(self, session: Session, reason: str, now: float, *, tell: bool) -> None:
         if session.peer is None:

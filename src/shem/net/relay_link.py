@@ -165,13 +165,15 @@ class RelayLink:
         self._post.emit(RelayUp(self.public_address))
         self.refresh(now)  # they may have changed meanwhile
 
-    def on_found(self, response: r.Response, now: float) -> None:
+    def on_found(self, packet: r.Packet, now: float) -> None:
         """Take the relay's answer about ourselves.
 
         A signature that was altered on its way is a valid one of somebody else, who is then
         registered at our address: nobody would find us, for as long as the session lives.
         """
-        body, own_id = response.body, node_id_to_bytes(self._keys.default_id)
+        response, own_id = packet.content, node_id_to_bytes(self._keys.default_id)
+        assert isinstance(response, r.Response)
+        body = response.body
         is_known = isinstance(body, r.Node) and any(i.node_id == own_id for i in body.identities)
         if response.code not in (r.Code.OK, r.Code.NOT_FOUND) or is_known:
             self._misnamed = 0

@@ -20,6 +20,8 @@ UNHEARD_AFTER_S: Final = 1.5
 """Sending into silence for so long puts the session in doubt."""
 FRESH_S: Final = 1.0
 """A session younger than this is not doubted because of traffic that crossed its birth."""
+CROSSING_S: Final = 2.0
+"""Sessions begun by both sides within this time are two answers to one question."""
 HELD_MAX: Final = 256
 """Packets kept while the peer has not resumed us; the oldest is dropped first."""
 SESSIONS_MAX: Final = 16_384
@@ -74,6 +76,10 @@ class Session:
     def is_older_than(self, age_s: float, now: float) -> bool:
         return now - self.since >= age_s
 
+    def is_fresh(self, now: float) -> bool:
+        """Tell whether another session now would be begun by both sides at once."""
+        return not self.is_doubted and not self.is_older_than(CROSSING_S, now)
+
     def heard(self, size: int, now: float) -> None:
         self.last_seen = now
         self.unheard_since = None
@@ -121,6 +127,7 @@ class PeerSessions:
     def __init__(self) -> None:
         self.by_address: dict[Address, Session] = {}
         self._by_node: dict[NodeId, Session] = {}
+        self._by_id: dict[bytes, Session] = {}
 
     def __iter__(self) -> Iterator[Session]:
         return iter(tuple(self.by_address.values()))
@@ -131,6 +138,10 @@ class PeerSessions:
     def find(self, node_id: NodeId) -> Session | None:
         """Return the session with the node that has this default id."""
         return self._by_node.get(node_id)
+
+    def named(self, session_id: bytes) -> Session | None:
+        """Return the session with this id."""
+        return self._by_id.get(session_id)
 
     def add(self, session: Session) -> list[Session]:
         """Add it; return the sessions of the same node or address, now removed."""
@@ -157,11 +168,14 @@ class PeerSessions:
             self.remove(oldest)
             replaced.append(oldest)
         self.by_address[session.address] = session
+        self._by_id[session.session_id] = session
         return replaced
 
     def remove(self, session: Session) -> None:
         assert session.peer is not None
         if self.by_address.get(session.address) is session:
             del self.by_address[session.address]
+        if self._by_id.get(session.session_id) is session:
+            del self._by_id[session.session_id]
         if self._by_node.get(session.peer.node_id) is session:
             del self._by_node[session.peer.node_id]
