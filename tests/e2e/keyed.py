@@ -14,7 +14,7 @@ from shem.devnet.compose import SUBNET, Devnet, Node
 from shem.identity.keys import PrivateKey
 from shem.kernel.world import SystemRng
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 
 
 class KeyedDevnet(Devnet):

@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 
 import shem
-from shem.devnet.program import FIRST_TAG, FRAMES, SCENE, frames
+from shem.devnet.program import FIRST_TAG, FRAMES, frames
 from shem.rest.client import RestClient
 from shem.rest.errors import ApiError
 from tests.e2e.keyed import KeyedDevnet, until
 
 pytestmark = pytest.mark.timeout(240)
+SCENE = "centre -0.743643887 0.131825904\nwidth 0.02 0.01\nsize 240 180\niterations 2500\n"
+"""Frames long enough for a process to be killed among them."""
 INTERRUPTED = "interrupted, outcome unknown"
 GIVES_UP_AFTER = 4
 STREAM_ENDS_S = 30.0
