@@ -71,9 +71,21 @@ def test_a_longer_absence_than_offered_is_not_asked_for() -> None:
     assert "3600 s at most" in (wanted.refusal(ABLE) or "")
 
 
+def test_results_are_asked_to_be_kept_as_long_as_the_provider_keeps_them() -> None:
+    able = {**ABLE, "golem.srv.offline.result-retention-max-sec": 3_600}
+    wanted = Leaving(keep_results=timedelta(hours=1))
+
+    assert wanted.properties() == {"golem.srv.offline.result-retention-sec": 3_600}
+    assert wanted.refusal(able) is None
+    assert "does not keep results for" in (wanted.refusal(ABLE) or "")
+    longer = Leaving(keep_results=timedelta(hours=2))
+    assert "does not keep results for 2:00:00" in (longer.refusal(able) or "")
+
+
 @pytest.mark.parametrize(
     "fields",
     [
+        {"keep_results": timedelta(seconds=-1)},
         {"end_when": EndWhen()},
         {"end_when": EndWhen(idle_s=0)},
         {"end_when": EndWhen(budget=Decimal(-1))},

@@ -71,6 +71,7 @@ class LeavingOptions(TypedDict, total=False):
     result_sink: ResultSink | None
     max_absence: timedelta | None
     on_absence: OnAbsence
+    keep_results: timedelta | None
 
 
 class Golem:
@@ -174,7 +175,8 @@ class Golem:
 
         `expires` is when the agreement ends by itself; `timeout` how long to look for a provider;
         `provider` takes this node id alone. How the work is to end without us: `end_when`,
-        `result_sink`, `max_absence`, `on_absence` (`sdk.leaving`).
+        `result_sink`, `max_absence`, `on_absence`, and for how long results can be read afterwards:
+        `keep_results` (`sdk.leaving`).
         """
         rental = self._rental(payload, expires, timeout, provider, terms)
         return Opening(self, rental, on_exit)
@@ -194,6 +196,7 @@ class Golem:
             found.get("result_sink"),
             found.get("max_absence"),
             found.get("on_absence", "terminate"),
+            found.get("keep_results"),
         )
         lives_s = expires.total_seconds()
         return Rental(payload, lives_s, timeout_s, provider, self._platforms, leaving)

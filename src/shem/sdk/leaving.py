@@ -6,6 +6,7 @@
         result_sink=shem.ResultSink(results_url="https://example.org/put/42"),
         max_absence=timedelta(hours=20),
         on_absence="finish",
+        keep_results=timedelta(days=30),
     )
 
 The first condition that holds ends the work: what runs is stopped, results and files are delivered,
@@ -29,7 +30,7 @@ from shem.rest.endwhen import (
     names_of,
 )
 from shem.rest.models import Properties
-from shem.rest.terms import MAX_ABSENCE, ON_ABSENCE
+from shem.rest.terms import MAX_ABSENCE, ON_ABSENCE, RETENTION, RETENTION_MAX
 
 OnAbsence = Literal["terminate", "finish"]
 """End the agreement; or let what runs end, deliver, and end then."""
@@ -43,6 +44,8 @@ class Leaving:
     sink: ResultSink | None = None
     max_absence: timedelta | None = None
     on_absence: OnAbsence = "terminate"
+    keep_results: timedelta | None = None
+    """How long after the agreement's end the provider keeps the results; None: as it offers."""
 
     def __post_init__(self) -> None:
         if self.end_when is not None:
@@ -53,6 +56,8 @@ class Leaving:
                 raise UsageError('result_sink needs end_when, or max_absence and "finish"')
         if self.max_absence is not None and self.max_absence < timedelta(seconds=1):
             raise UsageError("max_absence is at least one second")
+        if self.keep_results is not None and self.keep_results < timedelta(0):
+            raise UsageError("keep_results is not negative")
 
     def properties(self) -> Properties:
         """Return what our side of the agreement says."""
@@ -64,10 +69,16 @@ class Leaving:
         if self.max_absence is not None:
             found[MAX_ABSENCE] = int(self.max_absence.total_seconds())
             found[ON_ABSENCE] = self.on_absence
+        if self.keep_results is not None:
+            found[RETENTION] = int(self.keep_results.total_seconds())
         return found
 
     def refusal(self, offer: Properties) -> str | None:
         """Say what an offer cannot do, or None when it can do all of it."""
+        if self.keep_results is not None:
+            most_s = offer.get(RETENTION_MAX, 0)
+            if not isinstance(most_s, int | float) or self.keep_results.total_seconds() > most_s:
+                return f"it does not keep results for {self.keep_results}"
         wanted = (
             (CAN_END_WHEN, () if self.end_when is None else self.end_when.conditions, "end when"),
             (CAN_SINK, () if self.sink is None else self.sink.schemes, "deliver over"),
