@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 import shem
+from shem.kernel.times import parse
 from shem.rest.terms import (
     ABSENCE_TERM,
     ACCEPT_TIMEOUT,
@@ -96,6 +97,14 @@ def test_work_that_ends_by_itself_says_so_and_limits_nobodys_absence() -> None:
 def test_results_are_kept_as_long_as_was_agreed() -> None:
     assert results_until(limits(DEMAND, {})) == "2026-11-18T12:06:40Z"
     assert results_until(limits(DEMAND, {RETENTION: 604_800})) == "2026-11-25T12:06:40Z"
+
+
+def test_after_an_early_end_they_are_kept_from_then_on() -> None:
+    ended_ns = parse("2026-11-18T10:00:00Z")
+    found = limits(DEMAND, {RETENTION: 3_600}, ended_ns)
+    assert results_until(found) == "2026-11-18T11:00:00Z"
+    late_ns = parse("2026-11-19T10:00:00Z")
+    assert results_until(limits(DEMAND, {RETENTION: 3_600}, late_ns)) == "2026-11-18T13:06:40Z"
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,8 @@ def standing(
     now_ns: int,
 ) -> Standing:
     """Put together what a returning or leaving requestor wants to know."""
-    found = limits(demand, offer)
+    ended_ns = None if ended is None or ended.at is None else times.parse(ended.at)
+    found = limits(demand, offer, ended_ns)
     first = None if ended is not None else nearest(found, now_ns)
     seconds = None if first is None else first[1]
     return Standing(
@@ -72,15 +73,20 @@ def standing(
     )
 
 
-def limits(demand: Properties, offer: Properties) -> list[AbsenceLimit]:
-    """Return everything that may happen to an activity while its requestor is away."""
+def limits(
+    demand: Properties, offer: Properties, ended_ns: int | None = None
+) -> list[AbsenceLimit]:
+    """Return everything that may happen to an activity while its requestor is away.
+
+    `ended_ns` is when it ended: results are kept from the agreement's end on, which is not earlier.
+    """
     found = (
         _expiration(demand),
         _absence_term(offer),
         _debit_notes(offer),
         _end_when(demand),
         _idle(demand),
-        _retention(demand, offer),
+        _retention(demand, offer, ended_ns),
     )
     return [limit for limit in found if limit is not None]
 
@@ -199,11 +205,14 @@ def _idle(demand: Properties) -> AbsenceLimit:
     )
 
 
-def _retention(demand: Properties, offer: Properties) -> AbsenceLimit | None:
+def _retention(demand: Properties, offer: Properties, ended_ns: int | None) -> AbsenceLimit | None:
     moment_ms = _number(demand.get(EXPIRATION))
     kept_s = _number(offer.get(RETENTION))
     if moment_ms is None:
         return None
+    ends_ns = int(moment_ms) * 1_000_000
+    if ended_ns is not None:
+        ends_ns = min(ends_ns, ended_ns)
     text = (
         "results that this node has not fetched are lost with the activity"
         if kept_s is None
@@ -212,7 +221,7 @@ def _retention(demand: Properties, offer: Properties) -> AbsenceLimit | None:
     return AbsenceLimit(
         kind=RESULTS,
         effect="loses-results",
-        at=_moment(int(moment_ms) * 1_000_000 + int((kept_s or 0.0) * times.NS_PER_S)),
+        at=_moment(ends_ns + int((kept_s or 0.0) * times.NS_PER_S)),
         text=text,
     )
 
