@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psutil
 
+from shem.kernel.errors import ShemError
 from shem.kernel.tasks import TaskScope
 from shem.rest.client import RestClient
 from tests.bench.net_figures import relay
@@ -131,6 +132,7 @@ class _Run:
     activities: list[str] = field(default_factory=list)
     late: list[float] = field(default_factory=list)
     looks: list[float] = field(default_factory=list)
+    failed: int = 0
     _turn: int = 0
 
     async def measure(self, requestor: Daemon, provider: Daemon) -> None:
@@ -152,6 +154,7 @@ class _Run:
             each = (process.memory_info().rss - empty[name]) / count / 1024
             note(f"crowd: {name}'s processor, % of a core", busy)
             note(f"crowd: {name}'s memory for each activity [KiB]", each)
+        note("crowd: calls without an answer in time", self.failed)
         note("crowd: a batch to its results, median [ms]", statistics.median(self.late) * 1e3)
         note("crowd: a batch to its results, longest [ms]", max(self.late) * 1e3)
         note("crowd: another caller waits at the provider, median [ms]", _median_ms(self.looks))
@@ -162,11 +165,18 @@ class _Run:
 
         async def worker() -> None:
             for _ in numbers:
-                await work()
+                await self._or_failed(work())
 
         async with asyncio.TaskGroup() as group:
             for _ in range(AT_ONCE):
                 group.create_task(worker())
+
+    async def _or_failed(self, work: Awaitable[None]) -> None:
+        """On a machine that is too busy some calls get no answer: they are counted."""
+        try:
+            await work
+        except ShemError:
+            self.failed += 1
 
     async def _create(self) -> None:
         activity = self._requestor().activity
@@ -187,7 +197,8 @@ class _Run:
         async with asyncio.TaskGroup() as group:
             while due < end:
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
-                group.create_task(self._batch(self.activities[number % len(self.activities)]))
+                due_one = self._batch(self.activities[number % len(self.activities)])
+                group.create_task(self._or_failed(due_one))
                 number, due = number + 1, due + gap_s
 
     async def _batch(self, activity_id: str) -> None:

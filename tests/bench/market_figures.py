@@ -31,7 +31,7 @@ from shem.market.matching import match_sides
 from shem.market.properties import flat_text
 from shem.market.records import ACTIVE, OFFER, AgreementRow, Subscription
 from shem.market.states import AgreementState
-from shem.market.subscription_rows import active_subscriptions, save_subscription
+from shem.market.subscription_rows import page_of_active, save_subscription
 from shem.net.memory import MemoryFabric
 from shem.store.datadir import DATABASE_FILE
 from shem.store.open import open_store
@@ -165,7 +165,7 @@ async def _naive_ms(node: Side) -> float:
     for _ in range(NAIVE_ROUNDS):
         begun = time.thread_time()
         now_ns = node.world.clock.wall_ns()
-        for offer in await active_subscriptions(node.store.fetch, OFFER, now_ns, 5_000):
+        for offer in await page_of_active(node.store.fetch, OFFER, ("", 0), now_ns, 5_000):
             match_sides(wanted, offer)
         taken.append((time.thread_time() - begun) * 1e3)
     return statistics.median(taken)
