@@ -16,7 +16,7 @@ from tests.sim.net_ledger import Unsafe
 from tests.sim.net_life import SHAPES, Life
 
 LIVES = 10_000
-AT_ONCE = 200
+AT_ONCE = 100
 
 
 @pytest.mark.parametrize("first", range(0, LIVES, AT_ONCE))
