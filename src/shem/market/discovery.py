@@ -28,13 +28,13 @@ from shem.market.messages import (
     OfferRow,
     decode,
 )
-from shem.market.records import ACTIVE, OFFER, Subscription
+from shem.market.records import ACTIVE, OFFER, UNSUBSCRIBED, Subscription
 from shem.market.subscription_rows import (
-    active_subscriptions,
     count_offers,
     load_subscription,
-    marked_offers,
     next_insertion,
+    offers_of_others,
+    own_offers,
 )
 from shem.store.unit import Unit
 
@@ -148,14 +148,14 @@ class Discovery:
         self._said_at = self._context.world.clock.monotonic()
         now_ns = self._context.now_ns()
         fetch = self._context.store.fetch
-        active = await active_subscriptions(fetch, OFFER, now_ns, ROUND_IDS_MAX, own_first=True)
         usable = self._context.identities.is_usable
-        known = [item for item in active if not item.own or usable(item.identity)]
-        self._offers.add((item.subscription_id for item in known), OWN_DELAY_S)
-        own = (item.subscription_id for item in known if item.own)
+        published = await own_offers(fetch, ACTIVE, now_ns, ROUND_IDS_MAX)
+        own = [offer_id for offer_id, identity in published if usable(identity)]
         self._offers.add(own, OWN_DELAY_S, own_again_s)
-        marked = await marked_offers(fetch, now_ns, ROUND_IDS_MAX)
-        self._unsubscribes.add((item.subscription_id for item in marked), OWN_DELAY_S)
+        heard = await offers_of_others(fetch, now_ns, ROUND_IDS_MAX - len(own))
+        self._offers.add(heard, OWN_DELAY_S)
+        marked = await own_offers(fetch, UNSUBSCRIBED, now_ns, ROUND_IDS_MAX)
+        self._unsubscribes.add((offer_id for offer_id, _ in marked), OWN_DELAY_S)
 
     # --- hearing ---
 

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from shem.kernel.ids import NodeId
+from shem.kernel.ids import NodeId, SubscriptionId
 from shem.market.records import KNOWN_OFFERS_TOPIC, OFFER, Subscription, values_of
 from shem.store.unit import Fetch, Row, Unit
 
@@ -37,19 +37,42 @@ async def own_subscriptions(
     return [_subscription(row) for row in rows]
 
 
-async def active_subscriptions(
-    fetch: Fetch, kind: str, now_ns: int, most: int, *, own_first: bool = False
-) -> list[Subscription]:
-    """Return what can be matched, the latest first: Offers of anyone, Demands of ours."""
-    order = "own DESC, inserted_ns DESC" if own_first else "inserted_ns DESC"
+async def offers_of_others(fetch: Fetch, now_ns: int, most: int) -> list[SubscriptionId]:
+    """Return active Offers of others, the latest first."""
     rows = await fetch(
-        "SELECT * FROM subscription WHERE kind = :kind AND state = 'active'"
-        f" AND expires_ns > :now ORDER BY {order} LIMIT :most",
-        kind=kind,
+        "SELECT subscription_id FROM subscription WHERE own = 0 AND kind = 'offer'"
+        " AND state = 'active' AND expires_ns > :now AND inserted_ns > 0"
+        " ORDER BY inserted_ns DESC LIMIT :most",
         now=now_ns,
         most=most,
     )
-    return [_subscription(row) for row in rows]
+    return [row["subscription_id"] for row in rows]
+
+
+async def own_offers(
+    fetch: Fetch, state: str, now_ns: int, most: int
+) -> list[tuple[SubscriptionId, NodeId]]:
+    """Return our own unexpired Offers in a state, and whose they are, the latest first."""
+    found: list[tuple[SubscriptionId, NodeId]] = []
+    for identity in await _own_identities(fetch):
+        rows = await fetch(
+            "SELECT subscription_id FROM subscription WHERE own = 1 AND identity = :identity"
+            " AND kind = 'offer' AND state = :state AND expires_ns > :now"
+            " ORDER BY created_ns DESC LIMIT :most",
+            identity=identity,
+            state=state,
+            now=now_ns,
+            most=most - len(found),
+        )
+        found += [(row["subscription_id"], identity) for row in rows]
+    return found
+
+
+async def _own_identities(fetch: Fetch) -> list[NodeId]:
+    rows = await fetch(
+        "SELECT DISTINCT identity FROM subscription WHERE own = 1 LIMIT :most", most=PUBLISHERS_MAX
+    )
+    return [row["identity"] for row in rows]
 
 
 async def subscriptions_of_kind(
@@ -76,17 +99,6 @@ async def publishers(fetch: Fetch, now_ns: int) -> list[NodeId]:
         most=PUBLISHERS_MAX,
     )
     return [row["identity"] for row in rows]
-
-
-async def marked_offers(fetch: Fetch, now_ns: int, most: int) -> list[Subscription]:
-    """Return our own Offers that were unsubscribed before they expired."""
-    rows = await fetch(
-        "SELECT * FROM subscription WHERE own = 1 AND kind = 'offer' AND state = 'unsubscribed'"
-        " AND expires_ns > :now ORDER BY created_ns DESC LIMIT :most",
-        now=now_ns,
-        most=most,
-    )
-    return [_subscription(row) for row in rows]
 
 
 async def page_of_offers(
