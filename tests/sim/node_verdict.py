@@ -96,6 +96,9 @@ async def _disagreements(city: City) -> list[str]:
     async with city.requestor.rest("judge") as ours, city.provider.rest("judge") as theirs:
         try:
             found = await _agreements(city, ours, theirs)
+            for program in city.programs:
+                for batch in program.notes.batches.values():
+                    found += await _unread(city, batch, ours)
         except ShemError as error:
             return [f"the judge got no answer: {error!r}"]
     found += [f"an ExeUnit is left over: {unit}" for unit in city.agent.units.alive()]
@@ -147,6 +150,24 @@ async def _ended(activity_id: str, node: RestClient, where: str) -> list[str]:
     except ApiError as error:
         return [f"activity {activity_id} {where}: {error!r}"]
     return [] if state == "Terminated" else [f"activity {activity_id} is still {state} {where}"]
+
+
+async def _unread(city: City, batch: BatchNotes, ours: RestClient) -> list[str]:
+    """Look whether all that a batch has begun has a result that can be read, then as ever."""
+    if not batch.acknowledged:
+        return []
+    begun = {entry.tag for entry in city.world.ledger if entry.what == "begun"}
+    wanted = sum(tag in begun for tag in batch.tags())
+    try:
+        results = await ours.activity.results(batch.activity_id, batch.batch_id, timeout_s=0)
+    except ApiError as error:
+        return [f"the results of {batch.tag} cannot be read: {error!r}"]
+    if len(results) < wanted:
+        return [f"{batch.tag} began {wanted} commands, and has {len(results)} results"]
+    told = [result.ok for result in batch.results]
+    if [result.result == "Ok" for result in results][: len(told)] != told:
+        return [f"{batch.tag}: was told {told}, now {results}"]
+    return []
 
 
 async def _owed(node: SimNode) -> list[str]:
