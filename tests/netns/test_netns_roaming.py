@@ -22,6 +22,9 @@ SETTLED_S = 2.5
 SEEN_S = {"ours": 5.0, "yagna": 8.0}
 LOSSY_YAGNA_S = 90
 """A real yagna's own streams need long to begin anew on a bad line: their pauses double."""
+RELAY_BACK_S = 90
+"""A relay that was killed is found again by each node itself: a real yagna pings after 15 s, and its
+pauses between tries double from there."""
 UNSEEN_S = 25.0
 """The keep-alive's 15 s, its 2.4 s of asking, and what it takes to act."""
 ROUTES = {"direct": (False, False), "relayed": (True, True)}
@@ -122,7 +125,7 @@ async def daemon_restarted_on_another_address(made, roamer):
 async def relay_restarted_while_something_is_asked_for(made, roamer):
     peer = made.stations[1] if made.stations[0] is roamer else made.stations[0]
     await made.relay.kill()
-    asking = asyncio.create_task(roamer.reaches(peer, within_s=30))
+    asking = asyncio.create_task(roamer.reaches(peer, within_s=RELAY_BACK_S))
     await asyncio.sleep(1)
     await made.relay.start()
     await asking
