@@ -23,8 +23,8 @@ SEEN_S = {"ours": 5.0, "yagna": 8.0}
 LOSSY_YAGNA_S = 90
 """A real yagna's own streams need long to begin anew on a bad line: their pauses double."""
 RELAY_BACK_S = 90
-"""A relay that was killed is found again by each node itself: a real yagna pings after 15 s, and its
-pauses between tries double from there."""
+"""A relay that was killed is found again by each node itself: a real yagna pings after 15 s, and
+its pauses between tries double from there."""
 UNSEEN_S = 25.0
 """The keep-alive's 15 s, its 2.4 s of asking, and what it takes to act."""
 ROUTES = {"direct": (False, False), "relayed": (True, True)}
