@@ -131,7 +131,8 @@ async def test_an_agent_that_dies_when_the_work_is_over_ends_the_agreement_all_t
 async def test_a_requestor_that_is_away_for_longer_than_agreed(
     short_dir: Path, action: OnAbsence
 ) -> None:
-    async with Devnet(short_dir) as net, sink() as (url, got):
+    points = {"SHEM_FAILPOINTS": "agent.silence_recorded=kill"}
+    async with Devnet(short_dir, env=points) as net, sink() as (url, got):
         finish = action == "finish"
         async with golem_at(net) as golem:
             activity = await golem.rent(
@@ -145,8 +146,9 @@ async def test_a_requestor_that_is_away_for_longer_than_agreed(
             await activity.run("mandel", "note", "before")
             await activity.detach()
         await net.requestor.kill()
-        await until(lambda: _is_silent(net))
-        await net.agent.kill()
+        await agent_dies(net)
+        assert await _is_silent(net)
+        net.agent.env = {**net.agent.env, "SHEM_FAILPOINTS": ""}
         await net.agent.start()
 
         await until(lambda: no_units(net))
