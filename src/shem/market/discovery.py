@@ -51,7 +51,7 @@ GET_TIMEOUT_S: Final = 3.0
 GET_AGAIN_S: Final = 0.2
 BAN_S: Final = 300.0
 BANNED_MAX: Final = 1_000
-RECEIVING_MAX: Final = 14
+RECEIVING_MAX: Final = 64
 """Broadcasts being looked at; more are dropped, they come again."""
 IDS_LOOKED_AT: Final = 200
 OFFERS_KEPT_MAX: Final = 20_000
