@@ -6,8 +6,10 @@ of the matrix is proven: docs/explain/fault-matrix.md.
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -57,12 +59,15 @@ INTERRUPTED = "interrupted, outcome unknown"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def net(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Devnet]:
-    """One devnet for all cells."""
-    short = Path("/tmp") / f"shem-matrix-{os.getpid()}"
+async def net(request: pytest.FixtureRequest) -> AsyncIterator[Devnet]:
+    """One devnet for all cells; its directory is kept when one fails, for its logs."""
+    short = Path(tempfile.mkdtemp(prefix="shem-crash-", dir="/tmp"))
+    failed_before = request.session.testsfailed
     async with Devnet(short) as devnet:
         yield devnet
     assert devnet.killed_at_end == 0
+    if request.session.testsfailed == failed_before:
+        shutil.rmtree(short, ignore_errors=True)
 
 
 @pytest.mark.parametrize(
