@@ -17,12 +17,12 @@ from typing import Final
 ROOT: Final = Path(__file__).parent.parent
 SUITES: Final[dict[str, list[str]]] = {
     "fast": ["-n", "2", "tests/unit", "tests/property"],
-    "contract": ["tests/contract"],
+    "contract": ["-n", "2", "tests/contract"],
     "sim": ["-n", "2", "tests/sim", "tests/fuzz"],
-    "crash": ["tests/crash"],
-    "interop": ["tests/interop"],
+    "crash": ["-n", "2", "tests/crash"],
+    "interop": ["-n", "3", "--dist", "loadfile", "tests/interop"],
     "netns": ["-n", "4", "--dist", "worksteal", "tests/netns"],
-    "e2e": ["tests/e2e"],
+    "e2e": ["-n", "2", "tests/e2e"],
 }
 NEEDS: Final[dict[str, str]] = {
     "postgresql": "/usr/lib/postgresql",
