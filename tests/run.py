@@ -1,7 +1,7 @@
 """Run the test suites, fast ones first: `python -m tests.run [SUITE ...]`.
 
 On a fresh Debian machine with root it first installs what some suites need (`NEEDS`); without
-root those suites skip with the reason. Every suite is one pytest process. A test that failed is run
+root those suites skip with the reason. Every suite is one run of pytest. A test that failed is run
 once more, and said so: in all suites some tests run real programs in real time, and a busy machine
 may upset them. The exit status is 1 when any suite failed.
 """

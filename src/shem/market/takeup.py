@@ -33,6 +33,8 @@ log = structlog.get_logger()
 
 IN_FORCE: Final = frozenset({AgreementState.APPROVED, AgreementState.TERMINATED})
 """States that say it has been in force."""
+ASK_TIMEOUT_S: Final = 5.0
+"""The activity is asked for after it, and one call has to answer for both."""
 TIME_MAX_NS: Final = (1 << 63) - 1
 
 Compare = Callable[[NodeId], Awaitable[None]]
@@ -64,7 +66,11 @@ async def _ask(
 ) -> dict[str, Any]:
     try:
         answer = await context.ask(
-            own, provider, ADDRESS, GetAgreement(agreement_id, Role.PROVIDER)
+            own,
+            provider,
+            ADDRESS,
+            GetAgreement(agreement_id, Role.PROVIDER),
+            timeout_s=ASK_TIMEOUT_S,
         )
     except RemoteError as error:
         if find(error.payload, "notFound") is not None:
