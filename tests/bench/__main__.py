@@ -9,12 +9,15 @@ alone.
 """
 
 import asyncio
+import logging
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+
+import structlog
 
 import shem
 from shem.devnet.compose import Devnet
@@ -119,6 +122,7 @@ def main() -> None:
     sections = sys.argv[1:] or [name for name in SECTIONS if name not in BY_HAND]
     if unknown := set(sections) - set(SECTIONS):
         sys.exit(f"no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     with_yagna = enter_loopback_namespace()
     if not with_yagna:
         print("not root: the real yagna is left out, since it needs a namespace of its own")  # noqa: T201
