@@ -360,7 +360,6 @@ async def test_the_process_ends_with_its_golem_and_is_replaced_when_it_is_killed
         first = await there.activity.submit(shem.Upload(local, "/a"))
         [server] = servers()
         server.kill()
-        await asyncio.to_thread(server.wait, 5)
         second = await there.activity.submit(shem.Upload(local, "/b"))
         assert first.id != second.id and len(servers()) == 1
         url = "gftp" + sides(there.sent[1][0])[0].rpartition(":gftp")[2]

@@ -82,20 +82,28 @@ class Gftp:
 
     async def _ask(self, method: str, params: dict[str, Any]) -> Any:
         async with self._turn:
-            process = await self._started()
-            self._number += 1
-            request = {"jsonrpc": "2.0", "id": self._number, "method": method, "params": params}
-            try:
-                process.stdin.write(json.dumps(request).encode() + b"\n")
-                await process.stdin.drain()
-                async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                    answer = await self._answer(process)
-            except (OSError, TimeoutError) as error:
-                raise await self._broken(error) from error
+            for was_up in (self._is_up, False):
+                try:
+                    answer = await self._exchange(method, params)
+                    break
+                except OSError as error:
+                    if isinstance(error, TimeoutError) or not was_up:
+                        raise await self._broken(error) from error
+                    await self.end()  # it was killed meanwhile: a new one is asked
         if "result" not in answer:
             refusal = answer.get("error")
             raise GftpFailed(str(refusal.get("message") if isinstance(refusal, dict) else answer))
         return answer["result"]
+
+    async def _exchange(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """Send a request to the process, which is started if need be, and read its answer."""
+        process = await self._started()
+        self._number += 1
+        request = {"jsonrpc": "2.0", "id": self._number, "method": method, "params": params}
+        process.stdin.write(json.dumps(request).encode() + b"\n")
+        await process.stdin.drain()
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            return await self._answer(process)
 
     async def _answer(self, process: PipedProcess) -> dict[str, Any]:
         """Read the answer to the last request; answers to ones that were given up are skipped."""
