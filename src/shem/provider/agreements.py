@@ -157,8 +157,9 @@ class Agreements:
         """Break agreements that have expired or stand idle; runs for ever."""
         while True:
             await self._world.clock.sleep(WATCH_PERIOD_S)
-            for record in tuple(self._open.values()):
-                if record.state is AgreementState.APPROVED:
+            for agreement_id in tuple(self._open):
+                record = self._open.get(agreement_id)  # it may have ended while another was broken
+                if record is not None and record.state is AgreementState.APPROVED:
                     reason = self._reason_to_break(record)
                     if reason is not None:
                         await self._begin_break(record, reason)
