@@ -178,6 +178,27 @@ def test_an_exec_that_never_arrived_is_told_truly_as_never(play: Play) -> None:
     play(story)
 
 
+def test_an_exec_after_a_lost_answer_of_never_is_told_to_take_another_id(play: Play) -> None:
+    async def story(town: Town) -> None:
+        activity = await town.create()
+        town.requestor.net.drops = requests("Exec")
+        with pytest.raises(TimedOut):
+            await town.exec(activity, batch_id=BATCH)
+        town.requestor.net.drops = requests()
+        town.provider.net.drops = replies("ResolveBatch")
+        assert (await town.batches(activity))[BATCH]["state"] == "unknown"
+        town.provider.net.drops = replies()
+
+        with pytest.raises(Conflict) as error:
+            await town.exec(activity, batch_id=BATCH)
+
+        assert error.value.code == "batch-never"
+        assert (await town.batches(activity))[BATCH]["state"] == "never"
+        assert town.agent.unit.ran == []
+
+    play(story)
+
+
 def test_a_node_killed_between_intent_and_answer_does_not_know_and_asks(play: Play) -> None:
     async def story(town: Town) -> None:
         activity = await town.create()

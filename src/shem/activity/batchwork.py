@@ -19,6 +19,7 @@ from shem.activity.ledger import Batch
 from shem.activity.messages import (
     DUPLICATE_WORDS,
     FEATURE_RESOLVE,
+    NEVER_WORDS,
     EndpointGone,
     RemoteGsbError,
 )
@@ -130,6 +131,8 @@ class BatchWork:
             batch = await self.learned(batch, news, None if error is None else error.message)
             if batch.state is BatchState.ACCEPTED:
                 return batch
+            if batch.state is BatchState.NEVER:
+                raise refusal(batch)
             if news is News.REFUSED:
                 assert error is not None
                 raise error
@@ -160,6 +163,8 @@ class BatchWork:
         except UsageError as error:
             if DUPLICATE_WORDS in error.message:
                 return await self._duplicate(activity), error
+            if NEVER_WORDS in error.message:  # a ResolveBatch whose answer did not reach us
+                return News.NEVER, error
             return News.REFUSED, error
         except RemoteGsbError as error:
             # only an empty place proves that nothing ran: others may fail after the fact

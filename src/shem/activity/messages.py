@@ -42,6 +42,7 @@ TIMEOUT_MAX_S: Final = 3_600.0
 MESSAGE_MAX: Final = 4_096
 ENDPOINT_WORDS: Final = ("endpoint address not found", "No service registered")
 DUPLICATE_WORDS: Final = "already exists"
+NEVER_WORDS: Final = "was resolved as never accepted"
 
 
 # --- reading ----------------------------------------------------------------------------------
