@@ -178,6 +178,21 @@ def test_an_exec_that_never_arrived_is_told_truly_as_never(play: Play) -> None:
     play(story)
 
 
+def test_a_create_that_comes_as_another_is_answered_makes_its_own_activity(play: Play) -> None:
+    async def story(town: Town) -> None:
+        store = town.requestor.store
+        first = asyncio.create_task(town.create())
+        while not await store.fetch("SELECT 1 FROM activity_intent"):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        async with store.unit(AGREEMENT):
+            second = asyncio.create_task(town.create())
+            await asyncio.sleep(1)  # the answer is there, and not noted yet
+
+        assert await first != await second
+
+    play(story)
+
+
 def test_an_exec_after_a_lost_answer_of_never_is_told_to_take_another_id(play: Play) -> None:
     async def story(town: Town) -> None:
         activity = await town.create()

@@ -84,7 +84,24 @@ class Creator:
         self._in_flight.add(intent.key)
         try:
             failpoints.passing("create.intent_committed")
-            activity_id = await self._send(agreement, intent, pub_key, deadline, repeats)
+            activity_id = await self._answer(agreement, intent, pub_key, deadline, repeats)
+            failpoints.passing("create.answered")
+            await self._done(agreement, intent, activity_id)
+        finally:  # until it is done, another create must not take the intent up
+            self._in_flight.discard(intent.key)
+        return activity_id
+
+    async def _answer(
+        self,
+        agreement: Agreement,
+        intent: Intent,
+        pub_key: str | None,
+        deadline: float,
+        repeats: bool,
+    ) -> ActivityId:
+        """Send the intent; a refusal that is final is noted."""
+        try:
+            return await self._send(agreement, intent, pub_key, deadline, repeats)
         except (ProviderTimedOut, EndpointGone) as error:
             await self._failed(intent, error)
             raise
@@ -93,11 +110,6 @@ class Creator:
         except ShemError as error:
             await self._failed(intent, error)
             raise
-        finally:
-            self._in_flight.discard(intent.key)
-        failpoints.passing("create.answered")
-        await self._done(agreement, intent, activity_id)
-        return activity_id
 
     async def _repeats(self, agreement: Agreement, deadline: float) -> bool:
         """Find out whether a repeat is harmless; before that is known nothing may be sent."""
