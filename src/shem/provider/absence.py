@@ -33,7 +33,7 @@ ASK_PERIOD_LEAST_S: Final = 0.5
 ASKS_PER_TERM: Final = 4
 """A short term is asked about so often within it, at least."""
 LOOK_PERIOD_S: Final = 0.5
-ENDPOINT_WORDS: Final = ("endpoint address not found", "No such endpoint")
+REFUSED_BY_PEER: Final = ("endpoint address not found", "No such endpoint")
 """A node that does not know the ping has answered."""
 CODE: Final = "RequestorUnreachable"
 
@@ -122,7 +122,7 @@ class Absence:
         except RemoteError:
             return Sign.LIFE
         except (ShemError, TimeoutError) as error:
-            if isinstance(error, GsbError) and any(word in str(error) for word in ENDPOINT_WORDS):
+            if isinstance(error, GsbError) and any(word in str(error) for word in REFUSED_BY_PEER):
                 return Sign.LIFE
             return Sign.SILENCE if await self._is_on_the_net() else Sign.UNKNOWN
         return Sign.LIFE
