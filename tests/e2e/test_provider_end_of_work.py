@@ -53,6 +53,14 @@ async def no_units(net: Devnet) -> bool:
     return net.exe_units() == []
 
 
+async def _is_empty(directory: Path) -> bool:
+    return not _entries(directory)
+
+
+def _entries(directory: Path) -> list[Path]:
+    return list(directory.iterdir())
+
+
 async def agent_dies(net: Devnet) -> None:
     async with asyncio.timeout(60):
         while "agent" in net.processes():  # noqa: ASYNC110 - another process ends
@@ -62,7 +70,9 @@ async def agent_dies(net: Devnet) -> None:
 async def test_the_requestor_goes_and_finds_its_results_delivered_and_the_agreement_ended(
     short_dir: Path,
 ) -> None:
-    async with Devnet(short_dir) as net, sink() as (url, got):
+    tidy = {"AUTO_CLEANUP_AGREEMENT": "true"}
+    async with Devnet(short_dir, env=tidy) as net, sink() as (url, got):
+        work = net.directory / "agent" / "data" / "exe-unit" / "work"
         async with golem_at(net) as golem:
             activity = await golem.rent(
                 net.package,
@@ -87,6 +97,7 @@ async def test_the_requestor_goes_and_finds_its_results_delivered_and_the_agreem
             assert ended is not None
             assert (ended.by, ended.code) == ("Provider", "Success")
             assert "batch-done; delivered: results" in ended.why
+            await until(lambda: _is_empty(work))
             results = await again.batch(batch.id).wait()
             assert [result.ok for result in results] == [True] * FRAMES
 

@@ -222,6 +222,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         "YA_RT_CORES": "3",
         "YA_PAYMENT_NETWORK": "polygon,erc20-hoodi-tglm",
         "MAX_SIMULTANEOUS_AGREEMENTS": "7",
+        "AUTO_CLEANUP_AGREEMENT": "true",
     }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -237,6 +238,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert settings.terms.expiration_min_s == 300
     assert settings.caps == (3, None, None)
     assert settings.agreements_max == 7
+    assert (settings.clears_activities, settings.clears_agreements) == (False, True)
     assert settings.payment_platforms == ("erc20-polygon-glm", "erc20-hoodi-tglm")
 
 
@@ -248,6 +250,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ("DEBIT_NOTE_ACCEPTANCE_DEADLINE", "4s"),
         ("MAX_REQUESTOR_ABSENCE", "a while"),
         ("YA_RT_MEM", "0"),
+        ("AUTO_CLEANUP_ACTIVITY", "perhaps"),
     ],
 )
 def test_unusable_settings_name_the_variable(

@@ -19,6 +19,7 @@ from shem.kernel.errors import ShemError
 from shem.kernel.failpoints import passing
 from shem.kernel.tasks import TaskScope
 from shem.kernel.world import World
+from shem.provider.cleaning import Leftovers
 from shem.provider.config import ProviderConfig
 from shem.provider.descriptor import Descriptor
 from shem.provider.exeunits import FINISHING_SIGNAL, ExeUnitProcess, Unit, Units, read_word
@@ -73,7 +74,10 @@ class Activities:
         scope: TaskScope,
     ) -> None:
         self._config = config
-        self._stand_in = StandIn(records, config.gsb_url, world, scope)
+        self._leftovers = Leftovers(config, records)
+        self._stand_in = StandIn(
+            records, config.gsb_url, world, scope, on_end=self._leftovers.activity_ended
+        )
         self._units = units
         self._descriptors = {descriptor.name: descriptor for descriptor in descriptors}
         self._records = records
@@ -146,6 +150,10 @@ class Activities:
         handle.stop = True
         handle.changed.set()
 
+    async def clear(self, agreement_id: str) -> None:
+        """Remove what an agreement that has ended left on the disk, once nobody needs it."""
+        await self._leftovers.agreement_ended(agreement_id)
+
     def finish(self, agreement_id: str) -> bool:
         """Have the activities of an agreement take nothing new and end with what runs.
 
@@ -187,6 +195,7 @@ class Activities:
         handle.stop = True
         await self._tell_over(activity_id, agreement, directory)
         await self._records.set_activity(activity_id, ActivityPhase.ENDED)
+        await self._leftovers.activity_ended(directory)
         log.info("activity.ended", activity=activity_id, agreement=agreement.agreement_id)
         self._forget(activity_id, agreement.agreement_id)
         for fn in self._on_ended:

@@ -19,7 +19,7 @@ from shem.kernel.world import World
 from shem.provider.absence import Absence
 from shem.provider.activities import Activities
 from shem.provider.agreements import Agreements
-from shem.provider.cleaning import clean
+from shem.provider.cleaning import clean, keep_clean
 from shem.provider.config import ProviderConfig
 from shem.provider.descriptor import Descriptor, offer_template
 from shem.provider.exeunits import Processes, Units
@@ -139,6 +139,7 @@ class Agent:
         )
         log.info("agent.up", identity=node_id, session=session_id, data_dir=str(self._data_dir))
         await clean(self._config, records, self._world)
+        scope.spawn(keep_clean(self._config, records, self._world), "old files")
         await activities.resume()
         await agreements.resume()
         for cursor in (ACTIVITY_CURSOR, AGREEMENT_CURSOR):

@@ -247,6 +247,7 @@ class Agreements:
         self._promised.pop(agreement_id, None)
         self._idle_since.pop(agreement_id, None)
         self.changed.set()
+        await self._activities.clear(agreement_id)
 
     async def _destroy_activities(self, agreement_id: str, reason: str) -> None:
         for activity_id in self._activities.of(agreement_id):

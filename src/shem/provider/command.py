@@ -115,6 +115,20 @@ def term_options(command: Command) -> Command:
     help="How long an ExeUnit may take to end "
     f"[PROCESS_TERMINATION_TIMEOUT, {show_duration(DEFAULT_TERMINATION_S)}].",
 )
+@click.option(
+    "--auto-cleanup-activity",
+    is_flag=False,
+    flag_value="true",
+    type=click.BOOL,
+    help="Remove the files of an activity when it has ended [AUTO_CLEANUP_ACTIVITY, false].",
+)
+@click.option(
+    "--auto-cleanup-agreement",
+    is_flag=False,
+    flag_value="true",
+    type=click.BOOL,
+    help="The same, when its agreement has ended [AUTO_CLEANUP_AGREEMENT, false].",
+)
 @click.pass_context
 def run(ctx: click.Context, /, **options: Any) -> None:
     """Offer this machine and run what is rented.
@@ -141,6 +155,10 @@ def load_config(options: dict[str, Any]) -> ProviderConfig:
     def seconds(option: str, name: str, default_s: float) -> float:
         text = pick(option, name, name)
         return default_s if text is None else parse_duration(text, name)
+
+    def is_on(option: str) -> bool:
+        stated: bool | None = options.get(option)
+        return _is_on(option.upper()) if stated is None else stated
 
     app_key = pick("app_key", "APPKEY", "YAGNA_APPKEY")
     if app_key is None:
@@ -174,7 +192,17 @@ def load_config(options: dict[str, Any]) -> ProviderConfig:
             "process_termination_timeout", "PROCESS_TERMINATION_TIMEOUT", DEFAULT_TERMINATION_S
         ),
         spare=flag("SPARE_EXE_UNIT", default=True),
+        clears_activities=is_on("auto_cleanup_activity"),
+        clears_agreements=is_on("auto_cleanup_agreement"),
     )
+
+
+def _is_on(variable: str) -> bool:
+    """Read an environment variable that says yes or no, in the words of other agents."""
+    text = setting(variable, variable) or "false"
+    if text.lower() not in {"true", "false", "1", "0"}:
+        raise UsageError(f"{variable} {text!r} is not true or false")
+    return text.lower() in {"true", "1"}
 
 
 def _platforms(stated: Sequence[str]) -> tuple[str, ...]:

@@ -99,6 +99,9 @@ class ProviderConfig:
     """How long an ExeUnit may take to end before it is killed."""
     spare: bool = True
     """Whether an ExeUnit process is kept in reserve."""
+    clears_activities: bool = False
+    clears_agreements: bool = False
+    """Whether work directories go as soon as nobody needs them, not only when they are old."""
 
     @property
     def spare_dir(self) -> Path:

@@ -157,6 +157,16 @@ class Records:
         )
         return all(row["state"] == "ended" and row["changed_ns"] < before_ns for row in rows)
 
+    async def has_open_activities(self, agreement_id: str) -> bool:
+        """Whether an activity of an agreement has not ended."""
+        rows = await self._store.fetch(
+            "SELECT activity_id FROM agent_activity WHERE identity = :identity "
+            "AND state <> 'ended' AND agreement_id = :id LIMIT 1",
+            identity=self._identity,
+            id=agreement_id,
+        )
+        return bool(rows)
+
     async def agreement(self, agreement_id: str) -> AgreementRecord | None:
         rows = await self._store.fetch(
             "SELECT * FROM agent_agreement WHERE agreement_id = :id AND identity = :identity "

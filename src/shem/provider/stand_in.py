@@ -57,14 +57,30 @@ class Duty:
         return f"/public/exeunit/{self.activity_id}"
 
 
+async def spoken_for(records: Records) -> frozenset[Path]:
+    """Return the work directories that are the only copy of results which are promised."""
+    found = (await records.settings(PREFIX)).values()
+    return frozenset(Path(json.loads(value)["directory"]) for value in found)
+
+
 class StandIn:
     """Answers in place of ExeUnits."""
 
-    def __init__(self, records: Records, gsb_url: str, world: World, scope: TaskScope) -> None:
+    def __init__(
+        self,
+        records: Records,
+        gsb_url: str,
+        world: World,
+        scope: TaskScope,
+        *,
+        on_end: Callable[[Path], Awaitable[None]] | None = None,
+    ) -> None:
         self._records = records
         self._gsb_url = gsb_url
         self._world = world
         self._scope = scope
+        self._on_end = on_end
+        """Called with the work directory of an activity that is not spoken for any more."""
         self._stack = AsyncExitStack()
         self._client: BusClient | None = None
         self._duties: dict[str, Duty] = {}
@@ -126,6 +142,8 @@ class StandIn:
         assert self._client is not None
         await self._client.unbind(duty.address)
         await self._records.forget(f"{PREFIX}{duty.activity_id}")
+        if self._on_end is not None:
+            await self._on_end(Path(duty.directory))
 
     # --- answers --------------------------------------------------------------------------------
 
