@@ -2,8 +2,9 @@
 
 import pytest
 
-from tests.netns.internet import internet
-from tests.netns.namespace import obstacle, sweep
+from shem.devnet.internet import internet
+from shem.devnet.namespace import obstacle, sweep
+from shem.kernel.world import SeededRng, World
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -16,5 +17,5 @@ def namespaces():
 
 @pytest.fixture
 def net(namespaces):
-    with internet() as made:
+    with internet(World(rng=SeededRng(1))) as made:
         yield made

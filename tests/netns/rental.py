@@ -25,11 +25,11 @@ from typing import Any, Protocol
 import pytest
 
 import shem
+from shem.devnet.internet import Internet
 from shem.devnet.processes import MARK_VARIABLE, sweep
 from shem.kernel.world import World
 from tests.interop.daemon import PASSED_ON, environment
 from tests.interop.our_node import SHEM
-from tests.netns.internet import Internet
 from tests.netns.slow_payload import SCENE, write_slow_package
 from tests.netns.stations import Region, Station, region
 

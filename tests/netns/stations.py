@@ -20,6 +20,8 @@ from typing import Any
 
 from shem.bus.client import BusClient
 from shem.bus.types import Call
+from shem.devnet.door import Door
+from shem.devnet.internet import Host, Internet
 from shem.identity.keys import PrivateKey
 from shem.kernel.config import parse_gsb_url
 from shem.kernel.errors import ShemError
@@ -27,7 +29,6 @@ from shem.rest.client import RestClient
 from tests.interop.daemon import Daemon
 from tests.interop.our_node import OurNode
 from tests.interop.real_yagna import RealYagna
-from tests.netns.internet import Host, Internet
 
 RELAY_PORT = 7477
 NODE_PORT = 11_500
@@ -41,55 +42,6 @@ CHUNK_SIZE = 65_536
 LONG_CALL_S = 25
 RELIABLE, UNRELIABLE, TRANSFER = "", "/udp", "/transfer"
 CHANNELS = (RELIABLE, UNRELIABLE, TRANSFER)
-
-
-class Door:
-    """Carries TCP connections to the same port of the loopback device on a host."""
-
-    def __init__(self, host: Host, port: int) -> None:
-        self._host = host
-        self._port = port
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> "Door":
-        self._server = await asyncio.start_server(self._come_in, "127.0.0.1", self._port)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _come_in(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._carry(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        inside = self._host.space.open_tcp()
-        try:
-            await asyncio.get_running_loop().sock_connect(inside, ("127.0.0.1", self._port))
-            back, forth = await asyncio.open_connection(sock=inside)
-        except OSError:
-            inside.close()
-            writer.transport.abort()
-            return
-        ways = [asyncio.create_task(_copy(reader, forth)), asyncio.create_task(_copy(back, writer))]
-        try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for way in ways:
-                way.cancel()
-            writer.transport.abort()
-            forth.transport.abort()
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while data := await reader.read(1 << 16):
-            writer.write(data)
-            await writer.drain()
 
 
 class _Hosted(Daemon):

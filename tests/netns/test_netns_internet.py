@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.internet import Weather
-from tests.netns.namespace import NAMED, Namespace, sweep
+from shem.devnet.internet import Weather
+from shem.devnet.namespace import NAMED, Namespace, sweep
 
 PORT = 9000
 

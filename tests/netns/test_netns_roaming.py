@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from shem.devnet.internet import Weather
 from shem.kernel.errors import ShemError
-from tests.netns.internet import Weather
 from tests.netns.stations import CHANNELS, region, until
 
 pytestmark = pytest.mark.timeout(240)

@@ -1,6 +1,6 @@
 """A userland internet: hosts are network namespaces, and one thread carries their packets.
 
-    with internet() as net:
+    with internet(World()) as net:
         one, two = net.host("one"), net.host("two", behind_nat=True)
         net.weather = Weather(loss=0.1, duplicates=0.02, delay_s=(0.02, 0.06))
         net.cut(one); net.heal(one)
@@ -9,32 +9,32 @@
 
 Every host has a TUN device `net0` whose other end is here. There is no way out: packets to
 addresses nobody has are dropped, and hosts have no route to anything but `198.18.0.0/15`, or
-`fd00:18::/32` when they are of the IPv6 kind. Draws are seeded, but the order of packets is real,
-so that runs repeat only statistically.
+`fd00:18::/32` when they are of the IPv6 kind. Draws may be seeded, but the order of packets is
+real, so that runs repeat only statistically. Needs what `namespace.obstacle` asks for.
 """
 
 import contextlib
 import heapq
 import os
-import random
 import select
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
+from typing import Final
 
-from tests.netns.namespace import DEVICE, Namespace
-from tests.netns.packets import Nat, destination_of, source_of
+from shem.devnet.namespace import DEVICE, Namespace, name_of
+from shem.devnet.packets import Nat, destination_of, source_of
+from shem.kernel.world import World
 
-NETWORK = "198.18.0.0/15"
-NETWORK_6 = "fd00:18::/32"
-PACKET_MAX = 65_535
-READ_AT_ONCE = 64
-TICK_S = 0.5
+NETWORK: Final = "198.18.0.0/15"
+NETWORK_6: Final = "fd00:18::/32"
+PACKET_MAX: Final = 65_535
+READ_AT_ONCE: Final = 64
+TICK_S: Final = 0.5
 
 
-@dataclass
+@dataclass(slots=True)
 class Weather:
     """What happens to packets between any two hosts."""
 
@@ -43,7 +43,7 @@ class Weather:
     delay_s: tuple[float, float] = (0.0, 0.0)
 
 
-@dataclass
+@dataclass(slots=True)
 class Traffic:
     """What a host's packets came to."""
 
@@ -59,7 +59,7 @@ class Host:
         self, internet: "Internet", name: str, number: int, *, behind_nat: bool, ipv6: bool
     ) -> None:
         self.name = name
-        self.space = Namespace(f"shem{os.getpid()}-{name}")
+        self.space = Namespace(name_of(name))
         self.tun = -1
         self.is_cut = False
         self._is_up = True
@@ -70,8 +70,12 @@ class Host:
         self.is_ipv6 = ipv6
         self.inner = self._nth_address()
         self.nat = Nat(f"198.19.{number}.1") if behind_nat else None
-        self.tun = self.space.open_tun()
-        self.space.ip(*self._raise())
+        try:
+            self.tun = self.space.open_tun()
+            self.space.ip(*self._raise())
+        except BaseException:
+            self.delete()
+            raise
 
     @property
     def address(self) -> str:
@@ -122,9 +126,10 @@ class Host:
 class Internet:
     """See the module; `internet()` makes one."""
 
-    def __init__(self, seed: int = 1) -> None:
+    def __init__(self, world: World) -> None:
         self.weather = Weather()
-        self._random = random.Random(seed)
+        self._clock = world.clock
+        self._rng = world.rng
         self._hosts: dict[str, Host] = {}
         self._by_address: dict[str, Host] = {}
         self._partitions: set[frozenset[str]] = set()
@@ -183,7 +188,7 @@ class Internet:
     def _run(self) -> None:
         try:
             while not self._ended.is_set():
-                due = self._later[0][0] - time.monotonic() if self._later else TICK_S
+                due = self._later[0][0] - self._clock.monotonic() if self._later else TICK_S
                 for tun, _ in self._poll.poll(min(max(due, 0.0), TICK_S)):
                     self._read(self._by_tun[tun])
                 self._deliver_due()
@@ -214,7 +219,7 @@ class Internet:
             sender.traffic.lost += 1
             return
         self._launch(receiver, packet)
-        if self._random.random() < self.weather.duplicates:
+        if self._rng.unit() < self.weather.duplicates:
             self._launch(receiver, packet)
 
     def _is_lost(self, sender: Host, receiver: Host) -> bool:
@@ -222,7 +227,7 @@ class Internet:
             sender.is_cut
             or receiver.is_cut
             or frozenset((sender.name, receiver.name)) in self._partitions
-            or self._random.random() < self.weather.loss
+            or self._rng.unit() < self.weather.loss
         )
 
     def _launch(self, receiver: Host, packet: bytes) -> None:
@@ -230,11 +235,12 @@ class Internet:
         if longest == 0:
             self._deliver(receiver, packet)
             return
-        due = time.monotonic() + self._random.uniform(shortest, longest)
+        delay = shortest + (longest - shortest) * self._rng.unit()
+        due = self._clock.monotonic() + delay
         heapq.heappush(self._later, (due, next(self._order), receiver, packet))
 
     def _deliver_due(self) -> None:
-        now = time.monotonic()
+        now = self._clock.monotonic()
         while self._later and self._later[0][0] <= now:
             _, _, receiver, packet = heapq.heappop(self._later)
             if not receiver.is_cut:
@@ -254,9 +260,9 @@ class Internet:
 
 
 @contextlib.contextmanager
-def internet(seed: int = 1) -> Iterator[Internet]:
+def internet(world: World) -> Iterator[Internet]:
     """Have an internet for the block."""
-    net = Internet(seed)
+    net = Internet(world)
     try:
         net.start()
         yield net

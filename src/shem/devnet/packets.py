@@ -8,10 +8,11 @@ and port that was sent to. The usual home router has one outer port for all rece
 import struct
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
+from typing import Final
 
-UDP = 17
-HEADER_SIZE = 20
-FIRST_PORT = 20_000
+UDP: Final = 17
+HEADER_SIZE: Final = 20
+FIRST_PORT: Final = 20_000
 
 Endpoint = tuple[str, int]
 
@@ -52,13 +53,13 @@ def readdressed(
 
 
 def _checksum(data: bytes | bytearray) -> int:
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
 
 
-@dataclass
+@dataclass(slots=True)
 class Nat:
     """One router; `address` is its outer one."""
 

@@ -1,7 +1,7 @@
 """Network namespaces with one TUN device each: the plumbing under `internet`.
 
-A namespace is named after the test process (`shem<pid>-<host>`), so that what a killed run left
-behind is recognised and removed by the next one.
+A namespace is named after the process that made it (`shem<pid>-<host>`), so that what a killed one
+left behind is recognised and removed by the next. A driver: it runs Linux's `ip`.
 """
 
 import contextlib
@@ -9,21 +9,27 @@ import ctypes
 import fcntl
 import os
 import re
+import shutil
 import signal
 import socket
 import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
-CLONE_NEWNET = 0x40000000
-TUNSETIFF = 0x400454CA
-IFF_TUN = 0x1
-IFF_NO_PI = 0x1000
-DEVICE = "net0"
-MTU = 1500
-NAMED = Path("/run/netns")
-MARK = "shem"
+CLONE_NEWNET: Final = 0x40000000
+TUNSETIFF: Final = 0x400454CA
+IFF_TUN: Final = 0x1
+IFF_NO_PI: Final = 0x1000
+DEVICE: Final = "net0"
+MTU: Final = 1500
+NAMED: Final = Path("/run/netns")
+TUN: Final = Path("/dev/net/tun")
+MARK: Final = "shem"
+COMMAND_TIMEOUT_S: Final = 20
+TOOLS: Final = {"ip": "iproute2", "nsenter": "util-linux"}
+"""What is run, and the Debian package that has it."""
 _NAME = re.compile(r"[a-z]+(?P<pid>\d+)-.+")
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -32,9 +38,12 @@ def obstacle() -> str | None:
     """Return why namespaces cannot be used here, or None."""
     if os.geteuid() != 0:
         return "network namespaces need root"
-    if not Path("/dev/net/tun").exists():
-        return "there is no /dev/net/tun"
-    name = f"shem{os.getpid()}-probe"
+    if not TUN.exists():
+        return f"there is no {TUN}"
+    for tool, package in TOOLS.items():
+        if shutil.which(tool) is None:
+            return f"`{tool}` is not installed (Debian: {package})"
+    name = name_of("probe")
     try:
         space = Namespace(name)
     except (OSError, subprocess.CalledProcessError) as error:
@@ -48,10 +57,20 @@ def obstacle() -> str | None:
     return None
 
 
-def sweep(mark: str = MARK) -> None:
-    """End what test processes that are gone have left, and delete their namespaces.
+def name_of(host: str) -> str:
+    """Return the name of this process's namespace for a host."""
+    return f"{MARK}{os.getpid()}-{host}"
 
-    Several test processes start at once: whoever sweeps first may take a namespace from the others.
+
+def left_behind() -> list[str]:
+    """Return the names of this process's namespaces."""
+    return sorted(path.name for path in NAMED.glob(name_of("*")))
+
+
+def sweep(mark: str = MARK) -> None:
+    """End what processes that are gone have left, and delete their namespaces.
+
+    Several processes start at once: whoever sweeps first may take a namespace from the others.
     """
     for path in NAMED.glob(f"{mark}*-*") if NAMED.exists() else ():
         match = _NAME.fullmatch(path.name)
@@ -70,7 +89,11 @@ class Namespace:
         self.name = name
         _ip("netns", "add", name)
         self._entry = os.open(NAMED / name, os.O_RDONLY | os.O_CLOEXEC)
-        self.ip("link set lo up")
+        try:
+            self.ip("link set lo up")
+        except BaseException:
+            self.delete()
+            raise
 
     @property
     def enter(self) -> tuple[str, ...]:
@@ -101,7 +124,7 @@ class Namespace:
     def open_tun(self) -> int:
         """Return the other end of a new device `net0`."""
         with self.entered():
-            tun = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            tun = os.open(TUN, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 request = struct.pack("16sH22x", DEVICE.encode(), IFF_TUN | IFF_NO_PI)
                 fcntl.ioctl(tun, TUNSETIFF, request)
@@ -125,7 +148,14 @@ def _setns(entry: int) -> None:
 
 
 def _ip(*arguments: str, stdin: str = "") -> str:
+    """Run `ip`, out of reach of a Ctrl-C at our terminal, which would break it off half-way."""
     done = subprocess.run(
-        ["ip", *arguments], input=stdin, check=True, capture_output=True, text=True, timeout=20
+        ["ip", *arguments],
+        input=stdin,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_TIMEOUT_S,
+        start_new_session=True,
     )
     return done.stdout
