@@ -1,6 +1,7 @@
 """`golem.map`: every input computed once, through deaths of programs and providers."""
 
 import asyncio
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -437,3 +438,49 @@ async def test_a_script_that_is_refused_is_the_programs_error(
         async with golem(node) as session:
             with pytest.raises(shem.NodeRefused, match="Bad request: x"):
                 await a_map(session, tmp_path)
+
+
+async def test_each_worker_is_rented_on_the_terms_for_its_end(tmp_path: Path) -> None:
+    offers = {"golem.srv.caps.end-when": ["budget", "idle"]}
+    async with scripted_node() as node:
+        rentable(node).answer("GET", f"{MARKET}/agreements", ok([]))
+        node.answer(
+            "GET",
+            f"{MARKET}/demands/*/events",
+            ok([proposal("R-1", **offers)]),
+            ok([proposal("R-3", prev="R-2", **offers)]),
+        )
+        Results(node)
+        async with golem(node) as session:
+            wanted = shem.EndWhen(budget=Decimal("0.5"), idle_s=600.0)
+            await a_map(session, tmp_path, end_when=wanted)
+
+        [counter] = node.made("POST", f"{MARKET}/demands/*/proposals/*")
+    said = counter.body["properties"]
+    assert said["golem.srv.end-when.budget"] == "0.5"
+    assert said["golem.srv.end-when.idle-sec"] == 600.0
+
+
+@pytest.mark.parametrize(
+    ("terms", "why"),
+    [
+        ({"end_when": shem.EndWhen(batch_done=True)}, "after its first input"),
+        ({"end_when": shem.EndWhen(exit="tool")}, "after its first input"),
+        (
+            {
+                "end_when": shem.EndWhen(idle_s=9),
+                "result_sink": shem.ResultSink("http://127.0.0.1/x"),
+                "workers": 2,
+            },
+            "the same place",
+        ),
+    ],
+)
+async def test_terms_that_a_map_cannot_mean_are_refused(
+    tmp_path: Path, terms: dict[str, Any], why: str
+) -> None:
+    async with scripted_node() as node:
+        rentable(node)
+        async with golem(node) as session:
+            with pytest.raises(UsageError, match=why):
+                a_map(session, tmp_path, **terms)

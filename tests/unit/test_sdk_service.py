@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import shem
-from shem.kernel.errors import Conflict, StorageFault
+from shem.kernel.errors import Conflict, StorageFault, UsageError
 from shem.sdk.memory import Memory
 from shem.sdk.service import TRANSITIONS, ServiceState
 from tests.rented import (
@@ -318,6 +318,67 @@ async def test_with_respawn_it_is_rented_and_started_anew(
 
     assert node.count("POST", HERE) == 2 and web.seen == ["install", "configure"]
     assert site.ran().count("install") == 2
+
+
+def end_agreement(node: ScriptedNode, code: str, message: str) -> None:
+    """Have the provider end it."""
+    reason = {"message": message, "golem.provider.code": code}
+    common = {"eventDate": "2026-11-23T20:10:00Z", "agreementId": AGREEMENT_ID}
+    kind = {"eventType": "AgreementTerminatedEvent", "terminator": "Provider"}
+    node.answer("GET", f"{MARKET}/agreements/*", ok(agreement("Terminated")))
+    event = {**common, **kind, "reason": reason}
+    node.answer("GET", f"{MARKET}/agreements/*/terminate/reason", ok(event))
+
+
+async def test_a_service_that_only_waits_learns_that_its_activity_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shem.sdk.running.LOOK_S", 0.01)
+    async with scripted_node() as node:
+        Site(node)
+        async with golem(node) as session:
+            with pytest.raises(shem.ActivityGone, match="Shutting down"):
+                async with service(session, tmp_path, Web()) as running:
+                    end_agreement(node, "Shutdown", "Shutting down Provider")
+                    await asyncio.wait_for(running.wait(), 5.0)
+
+
+async def test_a_service_that_ended_by_its_terms_has_ended_in_order_and_is_not_respawned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shem.sdk.running.LOOK_S", 0.01)
+    offers = {"golem.srv.caps.end-when": ["time"]}
+    async with scripted_node() as node:
+        site = Site(node)
+        node.answer(
+            "GET",
+            f"{MARKET}/demands/*/events",
+            ok([proposal("R-1", **offers)]),
+            ok([proposal("R-3", prev="R-2", **offers)]),
+        )
+        terms = {"respawn": True, "end_when": shem.EndWhen(time_s=60.0)}
+        async with (
+            golem(node) as session,
+            service(session, tmp_path, Web(), **terms) as running,
+        ):
+            end_agreement(node, "Success", "Finished with success. Finished by its terms: time")
+            await asyncio.wait_for(running.wait(), 5.0)
+            assert running.state is ServiceState.TERMINATED
+
+        [counter] = node.made("POST", f"{MARKET}/demands/*/proposals/*")
+        assert counter.body["properties"]["golem.srv.end-when.time-sec"] == 60.0
+        assert node.count("POST", HERE) == 1 and "bye" not in site.ran()
+
+
+@pytest.mark.parametrize("end_when", [shem.EndWhen(batch_done=True), shem.EndWhen(exit=True)])
+async def test_terms_that_would_end_a_service_with_its_first_script_are_refused(
+    tmp_path: Path, end_when: shem.EndWhen
+) -> None:
+    async with scripted_node() as node:
+        Site(node)
+        async with golem(node) as session:
+            with pytest.raises(UsageError, match="after its first script"):
+                service(session, tmp_path, Web(), end_when=end_when)
 
 
 async def test_two_programs_cannot_run_one_service(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 from shem.exeunit.commands import Kind
 from shem.exeunit.journal import Record
 from shem.exeunit.results import as_int
-from shem.rest.endwhen import Condition, EndWhen
+from shem.rest.endwhen import ENDED_BY_TERMS, Condition, EndWhen
 
 ABSENCE: Final = "absence"
 """The cause when the agent says that the requestor has been away for too long."""
@@ -140,7 +140,7 @@ class End:
         """Say for people why it ended and what became of the results."""
         delivered = [str(part) for part, problem in self.parts.items() if problem is None]
         failed = [f"{part} ({why})" for part, why in self.parts.items() if why is not None]
-        told = [f"Finished by its terms: {self.cause}"]
+        told = [f"{ENDED_BY_TERMS}: {self.cause}"]
         told += [f"delivered: {', '.join(delivered)}"] if delivered else []
         told += [f"not delivered: {', '.join(failed)}"] if failed else []
         return "; ".join(told)

@@ -24,6 +24,9 @@ CAN_ON_ABSENCE: Final = "golem.srv.caps.on-absence"
 ABSENCE_ACTIONS: Final = ("terminate", "finish")
 """End the agreement; or let what runs end first, deliver its results, and end it then."""
 
+ENDED_BY_TERMS: Final = "Finished by its terms"
+"""How the reason begins of an activity that ended so."""
+
 END_WHEN: Final = "golem.srv.end-when."
 SINK: Final = "golem.srv.result-sink."
 RESULTS_URL: Final = SINK + "results-url"

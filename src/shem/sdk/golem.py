@@ -52,7 +52,17 @@ END_PATIENCE_S: Final = 20.0
 """How long leaving a block waits for a node or a provider that is away."""
 
 
-class MapOptions(TypedDict, total=False):
+class LeavingOptions(TypedDict, total=False):
+    """Options for the time in which nobody watches: `sdk.leaving`."""
+
+    end_when: EndWhen | None
+    result_sink: ResultSink | None
+    max_absence: timedelta | None
+    on_absence: OnAbsence
+    keep_results: timedelta | None
+
+
+class MapOptions(LeavingOptions, total=False):
     """Options of `Golem.map`; their meaning and defaults: `sdk.map.Options`."""
 
     workers: int
@@ -64,14 +74,8 @@ class MapOptions(TypedDict, total=False):
     state_dir: Path | str | None
 
 
-class LeavingOptions(TypedDict, total=False):
-    """Options of `Golem.rent` for the time in which nobody watches: `sdk.leaving`."""
-
-    end_when: EndWhen | None
-    result_sink: ResultSink | None
-    max_absence: timedelta | None
-    on_absence: OnAbsence
-    keep_results: timedelta | None
+_COMPUTING: Final = MapOptions.__annotations__.keys() - LeavingOptions.__annotations__.keys()
+"""What of a map's options says how it is computed."""
 
 
 class Golem:
@@ -178,7 +182,7 @@ class Golem:
         `result_sink`, `max_absence`, `on_absence`, and for how long results can be read afterwards:
         `keep_results` (`sdk.leaving`).
         """
-        rental = self._rental(payload, expires, timeout, provider, terms)
+        rental = self._rental(payload, expires, timeout, provider, _leaving(terms))
         return Opening(self, rental, on_exit)
 
     def _rental(
@@ -187,17 +191,9 @@ class Golem:
         expires: timedelta,
         timeout: timedelta | float,
         provider: str | None,
-        terms: LeavingOptions | None = None,
+        leaving: Leaving,
     ) -> Rental:
         timeout_s = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-        found = terms or {}
-        leaving = Leaving(
-            found.get("end_when"),
-            found.get("result_sink"),
-            found.get("max_absence"),
-            found.get("on_absence", "terminate"),
-            found.get("keep_results"),
-        )
         lives_s = expires.total_seconds()
         return Rental(payload, lives_s, timeout_s, provider, self._platforms, leaving)
 
@@ -216,18 +212,20 @@ class Golem:
         """Compute `script_of(input)` for every input, with its progress kept under `name`.
 
         Await it for a list of all results, or `async with` it and iterate. A new program with the
-        same name and inputs goes on where the last one was killed. Options: `sdk.map.Options`.
+        same name and inputs goes on where the last one was killed. Options: `sdk.map.Options`, and
+        for each worker those of `rent` that say how it ends without us.
         """
-        from shem.sdk.map import Mapping, Options
+        from shem.sdk.map import Mapping, Options, check_leaving
 
-        rental = self._rental(payload, expires, timeout, provider)
+        computing = Options(**{name: options[name] for name in _COMPUTING if name in options})  # type: ignore[literal-required]
+        leaving = check_leaving(_leaving(options), computing)
         return Mapping(
             lambda: self.session,
             script_of,
             inputs,
             name=name,
-            rental=rental,
-            options=Options(**options),
+            rental=self._rental(payload, expires, timeout, provider, leaving),
+            options=computing,
         )
 
     def service(
@@ -242,19 +240,23 @@ class Golem:
         respawn: bool = False,
         on_exit: OnExit = "end",
         state_dir: Path | str | None = None,
+        **terms: Unpack[LeavingOptions],
     ) -> "Running":
         """Start a service, or take it up where an earlier program of the same name left it.
 
         With `respawn` it is rented and started anew when its activity was lost. Leaving the block
-        shuts it down, unless `on_exit="detach"` or `suspend()`.
+        shuts it down, unless `on_exit="detach"` or `suspend()`. How it is to end without us: as in
+        `rent`.
         """
-        from shem.sdk.running import Running
+        from shem.sdk.running import Running, check_leaving
 
         return Running(
             lambda: self.session,
             service,
             name=name,
-            rental=self._rental(payload, expires, timeout, provider),
+            rental=self._rental(
+                payload, expires, timeout, provider, check_leaving(_leaving(terms))
+            ),
             respawn=respawn,
             on_exit=on_exit,
             state_dir=state_dir,
@@ -299,6 +301,16 @@ class Golem:
         except GolemError:
             if error is None:
                 raise
+
+
+def _leaving(terms: LeavingOptions) -> Leaving:
+    return Leaving(
+        terms.get("end_when"),
+        terms.get("result_sink"),
+        terms.get("max_absence"),
+        terms.get("on_absence", "terminate"),
+        terms.get("keep_results"),
+    )
 
 
 async def _tickets_of(session: Session, agreement_id: str) -> list[Ticket]:

@@ -26,6 +26,7 @@ from shem.sdk.batch import CommandResult
 from shem.sdk.claims import Claim, claims
 from shem.sdk.errors import GolemError
 from shem.sdk.journal import Journal, state_directory
+from shem.sdk.leaving import Leaving
 from shem.sdk.progress import FRESH, Progress, Recomputation
 from shem.sdk.rental import Rental
 from shem.sdk.script import Script, commands_of, encode
@@ -86,6 +87,19 @@ class Options:
     def __post_init__(self) -> None:
         if not 1 <= self.workers <= WORKERS_MAX or self.attempts < 1:
             raise UsageError(f"a map has 1 to {WORKERS_MAX} workers and at least one attempt")
+
+
+def check_leaving(leaving: Leaving, options: Options) -> Leaving:
+    """Refuse terms that a map cannot mean: its workers compute input after input."""
+    wanted = leaving.end_when
+    if wanted is not None and (wanted.batch_done or wanted.exit):
+        raise UsageError(
+            "end_when: a map's worker would end after its first input; state idle_s, budget or "
+            "time_s, which hold for each worker"
+        )
+    if leaving.sink is not None and options.workers > 1:
+        raise UsageError("result_sink: several workers would deliver to the same place")
+    return leaving
 
 
 class Mapping(Generic[I]):

@@ -8,6 +8,7 @@ A yagna chooses batch ids itself, so there the ids that it told are noted too.
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
@@ -15,11 +16,13 @@ from typing import Any, Final, Literal, Self
 from shem.kernel.errors import UsageError
 from shem.kernel.tasks import TaskScope
 from shem.kernel.world import new_hex_id
+from shem.rest.endwhen import ENDED_BY_TERMS
 from shem.sdk.activity import Activity
 from shem.sdk.batch import Batch
 from shem.sdk.claims import claims, take_up
-from shem.sdk.errors import ActivityGone, CommandFailed, GolemError
+from shem.sdk.errors import ActivityGone, CommandFailed, GolemError, NotReachable
 from shem.sdk.journal import Journal, state_directory
+from shem.sdk.leaving import Leaving
 from shem.sdk.memory import BATCH, ENDED, STATE, Memory
 from shem.sdk.rental import Rental
 from shem.sdk.report import attach
@@ -35,10 +38,23 @@ END_PATIENCE_S: Final = 20.0
 STOP_PATIENCE_S: Final = 60.0
 """How long `shutdown` waits for the batch that `run` was in."""
 RESPAWN_PAUSE_S: Final = 5.0
+LOOK_S: Final = 10.0
+"""How often we look whether the activity lives, while `run` may have nothing to ask it."""
 
 _STARTING, _RUNNING = ServiceState.STARTING, ServiceState.RUNNING
 _STOPPING, _TERMINATED = ServiceState.STOPPING, ServiceState.TERMINATED
 _PENDING: Final = ServiceState.PENDING
+
+
+def check_leaving(leaving: Leaving) -> Leaving:
+    """Refuse terms that a service cannot mean: it runs program after program."""
+    wanted = leaving.end_when
+    if wanted is not None and (wanted.batch_done or wanted.exit is True):
+        raise UsageError(
+            "end_when: a service would end after its first script; state the entry point whose "
+            "exit ends it, or idle_s, budget or time_s"
+        )
+    return leaving
 
 
 class Running:
@@ -90,7 +106,7 @@ class Running:
         return self._activity is not None and self.state not in {_PENDING, _STARTING}
 
     async def wait(self) -> None:
-        """Wait until it has ended, in order or not; raises what it failed with."""
+        """Wait until it has ended, in order or by its terms; raises what it failed with."""
         while self.state is not _TERMINATED and self._failure is None:
             await self._news()
         self._raise_failure()
@@ -159,6 +175,10 @@ class Running:
                 await self._drive()
                 return
             except ActivityGone as gone:
+                if self._activity is not None and ENDED_BY_TERMS in gone.ended.why:
+                    log.info("service %s: %s", self.name, gone.message)
+                    self._go(_TERMINATED)
+                    return
                 if not self._respawn or self.state is _STOPPING:
                     self._fail(gone)
                     return
@@ -221,15 +241,25 @@ class Running:
         left = self._memory.under_way
         self.service.left = None if left is None else self.activity.batch(left)
         running = asyncio.ensure_future(_each(self.service.run(), self._run))
+        ending = asyncio.ensure_future(self._look_after())
         stopping = asyncio.ensure_future(self._stop.wait())
         try:
-            await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({running, ending, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if running.done():
                 running.result()
+            elif ending.done():
+                ending.result()
         finally:
-            for future in (running, stopping):
+            for future in (running, ending, stopping):
                 future.cancel()
-            await asyncio.gather(running, stopping, return_exceptions=True)
+            await asyncio.gather(running, ending, stopping, return_exceptions=True)
+
+    async def _look_after(self) -> None:
+        """Raise ActivityGone once it has ended; a node that is away is no end."""
+        while True:
+            await self._session.world.clock.sleep(LOOK_S)
+            with suppress(NotReachable):
+                await self.activity.raise_if_gone()
 
     async def _run(self, script: Script) -> Results:
         """Execute one script of `run`; its id is on disk before it is sent."""

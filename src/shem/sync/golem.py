@@ -173,6 +173,7 @@ class Golem:
         respawn: bool = False,
         on_exit: OnExit = "end",
         state_dir: Path | str | None = None,
+        **terms: Unpack[LeavingOptions],
     ) -> "Running":
         """See `shem.Golem.service`."""
         running = self._handle.service(
@@ -185,6 +186,7 @@ class Golem:
             respawn=respawn,
             on_exit=on_exit,
             state_dir=state_dir,
+            **terms,
         )
         return Running(self._running, running, service, self.leave)
 
