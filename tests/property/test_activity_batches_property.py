@@ -74,7 +74,7 @@ class BatchMachine(RuleBasedStateMachine):
 
     def _provider(self, call: Call) -> News:
         if not self.there:
-            return News.REFUSED
+            return News.GONE
         if call.is_exec:
             if self.never:
                 return News.REFUSED
@@ -93,7 +93,7 @@ class BatchMachine(RuleBasedStateMachine):
         if not call.waiting:
             return
         assert call.answer is not None
-        if call.is_exec or call.answer is not News.REFUSED:
+        if call.is_exec or call.answer is not News.GONE:
             self._learn(call.answer)
 
     @precondition(lambda self: bool(self.calls))

@@ -253,7 +253,24 @@ def test_an_error_proves_nothing_about_a_batch_that_was_sent_before(play: Play) 
         other = BatchId("f" * 32)
         with pytest.raises(EndpointGone):
             await town.exec(activity, batch_id=other)
-        assert (await town.batches(activity))[other]["state"] == "refused"
+        assert (await town.batches(activity))[other]["state"] == "never"
+
+    play(story)
+
+
+def test_a_batch_that_found_no_exeunit_is_told_again_as_one_that_never_ran(play: Play) -> None:
+    async def story(town: Town) -> None:
+        activity = await town.create()
+        await asyncio.sleep(GRACE_S)
+        town.agent.unit.unbind()
+        with pytest.raises(EndpointGone):  # an answer that its program may not have read
+            await town.exec(activity, batch_id=BATCH)
+
+        with pytest.raises(Conflict) as again:
+            await town.exec(activity, batch_id=BATCH)
+
+        assert again.value.code == "batch-never"
+        assert (await town.batches(activity))[BATCH]["state"] == "never"
 
     play(story)
 

@@ -3,7 +3,8 @@
     intent ──► accepted     the provider said so (Ok, "already exists", results, ResolveBatch)
        ├─────► refused      it answered our only Exec with an error: nothing ran
        ├─────► unknown ──► accepted | never         (no answer; then asked)
-       └─────► never        the provider's ExeUnit noted that it will not run this id
+       └─────► never        the provider's ExeUnit noted that it will not run this id, or no
+                            ExeUnit was there for our only Exec, and no other will be sent
 
 Pure. `accepted`, `refused` and `never` are final: the first proof counts, and a peer that says the
 opposite afterwards is not believed. An error proves nothing once an earlier Exec of the same id
@@ -32,6 +33,8 @@ class News(StrEnum):
     """The ExeUnit has it."""
     REFUSED = "refused"
     """The ExeUnit, or its node, answered an Exec with an error."""
+    GONE = "gone"
+    """The provider's node answered an Exec: no ExeUnit is there."""
     SILENCE = "silence"
     """An Exec may have been sent, and no answer came."""
     NEVER = "never"
@@ -41,18 +44,22 @@ class News(StrEnum):
 TRANSITIONS: Final[dict[tuple[BatchState, News], BatchState]] = {
     (BatchState.INTENT, News.ACCEPTED): BatchState.ACCEPTED,
     (BatchState.INTENT, News.REFUSED): BatchState.REFUSED,
+    (BatchState.INTENT, News.GONE): BatchState.NEVER,
     (BatchState.INTENT, News.SILENCE): BatchState.UNKNOWN,
     (BatchState.INTENT, News.NEVER): BatchState.NEVER,
     (BatchState.UNKNOWN, News.ACCEPTED): BatchState.ACCEPTED,
     (BatchState.UNKNOWN, News.REFUSED): BatchState.UNKNOWN,
+    (BatchState.UNKNOWN, News.GONE): BatchState.UNKNOWN,
     (BatchState.UNKNOWN, News.SILENCE): BatchState.UNKNOWN,
     (BatchState.UNKNOWN, News.NEVER): BatchState.NEVER,
     (BatchState.ACCEPTED, News.ACCEPTED): BatchState.ACCEPTED,
     (BatchState.ACCEPTED, News.REFUSED): BatchState.ACCEPTED,
+    (BatchState.ACCEPTED, News.GONE): BatchState.ACCEPTED,
     (BatchState.ACCEPTED, News.SILENCE): BatchState.ACCEPTED,
     (BatchState.REFUSED, News.REFUSED): BatchState.REFUSED,
     (BatchState.NEVER, News.NEVER): BatchState.NEVER,
     (BatchState.NEVER, News.REFUSED): BatchState.NEVER,
+    (BatchState.NEVER, News.GONE): BatchState.NEVER,
     (BatchState.NEVER, News.SILENCE): BatchState.NEVER,
 }
 """(known, news) → known now. Absent: the news contradicts what was proven and is not believed."""

@@ -131,11 +131,11 @@ class BatchWork:
             batch = await self.learned(batch, news, None if error is None else error.message)
             if batch.state is BatchState.ACCEPTED:
                 return batch
-            if batch.state is BatchState.NEVER:
-                raise refusal(batch)
-            if news is News.REFUSED:
+            if news in (News.REFUSED, News.GONE):
                 assert error is not None
                 raise error
+            if batch.state is BatchState.NEVER:
+                raise refusal(batch)
             spent_s = clock.monotonic() - started
             await clock.sleep(min(max(PAUSE_S - spent_s, 0.0), max(left_s - spent_s, 0.0)))
         raise TimedOut(
@@ -168,7 +168,7 @@ class BatchWork:
             return News.REFUSED, error
         except RemoteGsbError as error:
             # only an empty place proves that nothing ran: others may fail after the fact
-            return News.REFUSED if isinstance(error, EndpointGone) else News.SILENCE, error
+            return News.GONE if isinstance(error, EndpointGone) else News.SILENCE, error
         except ShemError as error:
             return News.REFUSED, error
         return News.ACCEPTED, None
