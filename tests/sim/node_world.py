@@ -384,8 +384,8 @@ class SimUnits:
         self, pid: int | None, started: float | None, activity_id: str
     ) -> SimUnit | None:
         for unit in self.alive():
-            if (pid is None and unit.activity_id == activity_id) or unit.pid == pid:
-                assert pid is None or unit.started == started
+            if unit.activity_id == activity_id:
+                assert unit.pid != pid or unit.started == started
                 return unit
         return None
 

@@ -1,49 +1,27 @@
-"""The agent as a whole against a scripted node: what must be done before what."""
+"""The agent as a whole against a scripted node: where it begins."""
 
 import asyncio
 from pathlib import Path
 from typing import Any
 
-import apsw
-
 from shem.exeunit.runtimes.choice import OFFER_TEMPLATE
 from shem.kernel.world import World
-from shem.provider.agent import (
-    ACTIVITY_CURSOR,
-    AGREEMENT_CURSOR,
-    DATABASE_NAME,
-    Agent,
-    Surroundings,
-)
+from shem.provider.agent import BEGINNING, Agent, Surroundings
 from shem.provider.config import ProviderConfig
 from shem.provider.descriptor import BUILT_IN, CONTAINER, Descriptor
 from shem.provider.hardware import Machine
 from shem.rest.client import RestClient
 from tests.rented import MARKET, PROVIDER
-from tests.scripted_node import APP_KEY, Answer, Call, ok, scripted_node
+from tests.scripted_node import APP_KEY, ok, scripted_node
 
 MACHINE = Machine(architecture="x86_64", cores=1, threads=1, memory_gib=1.0, storage_gib=1.0)
 
 
-def settings(path: Path) -> set[str]:
-    """Read, as another process would, the names of what the agent has settled."""
-    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
-    rows = connection.execute("SELECT name FROM agent_setting").fetchall()
-    connection.close()
-    return {str(row[0]) for row in rows}
-
-
-async def test_the_cursors_of_events_stand_before_an_offer_can_cause_any(tmp_path: Path) -> None:
-    found: list[set[str]] = []
-
-    def publish(_: Call) -> Answer:
-        found.append(settings(tmp_path / DATABASE_NAME))
-        return Answer(201, "sub")
-
+async def test_a_first_agent_asks_for_all_events_whatever_its_clock_says(tmp_path: Path) -> None:
+    """A clock that was put back would date what comes next before any moment of its own."""
     async with scripted_node() as node, RestClient(node.url, APP_KEY) as client:
         node.answer("GET", "/me", ok({"identity": PROVIDER}))
         node.answer("GET", "/net-api/v2/net/status", ok({"nodeId": PROVIDER, "sessions": 1}))
-        node.answer("POST", f"{MARKET}/offers", publish)
         config = ProviderConfig(app_key=APP_KEY, data_dir=tmp_path)
 
         async def template(_: Descriptor) -> dict[str, Any]:
@@ -52,10 +30,12 @@ async def test_the_cursors_of_events_stand_before_an_offer_can_cause_any(tmp_pat
         around = Surroundings(template=template)
         agent = Agent(config, [BUILT_IN, CONTAINER], MACHINE, client, World(), surroundings=around)
         running = asyncio.create_task(agent.run())
+        polls = ("/activity-api/v1/events", f"{MARKET}/agreementEvents")
         async with asyncio.timeout(20):
-            while len(found) < 2 and not running.done():  # noqa: ASYNC110 - a scripted node tells nobody
+            while not all(node.count("GET", path) for path in polls):  # noqa: ASYNC110 - a scripted node tells nobody
                 await asyncio.sleep(0.01)
         running.cancel()
         await asyncio.wait((running,))
 
-    assert found[0] >= {ACTIVITY_CURSOR, AGREEMENT_CURSOR}
+    for path in polls:
+        assert node.made("GET", path)[0].query["afterTimestamp"] == BEGINNING

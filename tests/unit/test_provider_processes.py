@@ -53,6 +53,20 @@ async def test_a_process_that_was_not_written_down_is_found_by_its_command_line(
     await end_process(process, World(), patience_s=5)
 
 
+async def test_one_started_in_the_place_of_one_that_was_written_down_is_found(
+    tmp_path: Path,
+) -> None:
+    first = await start(tmp_path, OBEDIENT, "service-bus", "activity-4713")
+    await end_process(first, World(), patience_s=5)
+    second = await start(tmp_path, OBEDIENT, "service-bus", "activity-4713")
+
+    found = adopt(first.pid, first.started, "activity-4713")
+
+    assert found is not None
+    assert found.pid == second.pid
+    await end_process(second, World(), patience_s=5)
+
+
 async def test_what_does_not_end_in_time_is_killed(tmp_path: Path) -> None:
     process = await start(tmp_path, STUBBORN)
 

@@ -1,8 +1,9 @@
 """The agent: everything of this provider together, and the event loops.
 
 Cursors are kept in the store and moved only after an event was dealt with: events may come twice,
-which is harmless, and none is missed while the agent is away. Events of agreements that are not
-ours are passed over: another agent may use the same node.
+which is harmless, and none is missed while the agent is away. The first agent reads from the
+beginning: any later moment would be this machine's clock against the dates of the node's events.
+Events of agreements that are not ours are passed over: another agent may use the same node.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -24,11 +25,11 @@ from shem.provider.config import ProviderConfig
 from shem.provider.descriptor import Descriptor, offer_template
 from shem.provider.exeunits import Processes, Units
 from shem.provider.hardware import Machine
+from shem.provider.nursery import NurseryProcesses
 from shem.provider.offers import Offers, capacity_of
 from shem.provider.patience import BackOff, until_answered
 from shem.provider.records import Records
 from shem.provider.settings import SettingsWatch
-from shem.provider.spares import WarmProcesses
 from shem.rest.client import RestClient
 from shem.rest.errors import ApiError, Disconnected
 from shem.rest.models import AgreementOperationEvent, ProviderEvent
@@ -40,6 +41,7 @@ POLL_TIMEOUT_S: Final = 15.0
 SESSION: Final = "session"
 ACTIVITY_CURSOR: Final = "cursor:activity"
 AGREEMENT_CURSOR: Final = "cursor:agreement"
+BEGINNING: Final = times.to_rfc3339(0)
 DESTROYED: Final = "Destroyed by the requestor or its node"
 OVER: Final = frozenset(
     {"AgreementTerminatedEvent", "AgreementCancelledEvent", "AgreementRejectedEvent"}
@@ -142,9 +144,6 @@ class Agent:
         scope.spawn(keep_clean(self._config, records, self._world), "old files")
         await activities.resume()
         await agreements.resume()
-        for cursor in (ACTIVITY_CURSOR, AGREEMENT_CURSOR):
-            # before the first offer is out: nothing that it leads to may lie before the cursors
-            await self._cursor(records, cursor)
         scope.spawn(self._offers.run(settings), "offers")
         scope.spawn(agreements.watch(), "agreements")
         absence = Absence(
@@ -165,15 +164,15 @@ class Agent:
         return self._config.data_dir
 
     def _units(self, scope: TaskScope) -> Units:
-        """Return where ExeUnits run, with a spare where they are processes."""
+        """Return where ExeUnits run: forked, where they are processes of this machine."""
         units = self._surroundings.units(self._world)
-        if not self._config.spare or not isinstance(units, Processes):
+        if not self._config.nursery or not isinstance(units, Processes):
             return units
-        warm = WarmProcesses(
-            self._world, directory=self._config.spare_dir, gsb_url=self._config.gsb_url
+        forked = NurseryProcesses(
+            self._world, directory=self._config.exe_unit_dir, gsb_url=self._config.gsb_url
         )
-        scope.spawn(warm.run(), "spare ExeUnit")
-        return warm
+        scope.spawn(forked.run(), "nursery")
+        return forked
 
     async def _session_id(self, records: Records, named: str | None) -> str:
         """Return the session id, made once: events of earlier runs stay ours."""
@@ -188,7 +187,7 @@ class Agent:
     async def _follow_activities(
         self, records: Records, agreements: Agreements, activities: Activities
     ) -> None:
-        cursor = await self._cursor(records, ACTIVITY_CURSOR)
+        cursor = await records.setting(ACTIVITY_CURSOR) or BEGINNING
         back_off = BackOff(self._world)
         while True:
             try:
@@ -204,7 +203,7 @@ class Agent:
                 await records.set(ACTIVITY_CURSOR, cursor)
 
     async def _follow_agreements(self, records: Records, agreements: Agreements) -> None:
-        cursor = await self._cursor(records, AGREEMENT_CURSOR)
+        cursor = await records.setting(AGREEMENT_CURSOR) or BEGINNING
         back_off = BackOff(self._world)
         while True:
             try:
@@ -221,14 +220,6 @@ class Agent:
                 cursor = event.event_date
                 await records.set(AGREEMENT_CURSOR, cursor)
 
-    async def _cursor(self, records: Records, name: str) -> str:
-        kept = await records.setting(name)
-        if kept is not None:
-            return kept
-        now = times.to_rfc3339(times.truncate_to_us(self._world.clock.wall_ns()))
-        await records.set(name, now)
-        return now
-
 
 async def _take_activity_event(
     event: ProviderEvent, agreements: Agreements, activities: Activities
@@ -240,7 +231,7 @@ async def _take_activity_event(
         elif (over := await agreements.over(event.agreement_id)) is not None:
             await activities.refuse(event.activity_id, over)
         else:
-            log.info("activity.not_ours", activity=event.activity_id, agreement=event.agreement_id)
+            log.debug("activity.not_ours", activity=event.activity_id, agreement=event.agreement_id)
     elif event.kind == "DestroyActivity":
         await activities.destroy(event.activity_id, DESTROYED)
 
