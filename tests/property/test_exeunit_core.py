@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shem.activity.messages import ActivityEnding
 from shem.exeunit import core as core_module
 from shem.exeunit.commands import Kind
 from shem.exeunit.core import INTERRUPTED, Begin, Core, Refuse, State
@@ -240,7 +241,7 @@ def test_terminated_unit_accepts_nothing() -> None:
     unit = ready()
     unit.write({"kind": "state", "state": "Terminated"})
 
-    with pytest.raises(Conflict, match="terminated"):
+    with pytest.raises(ActivityEnding, match="terminated"):
         unit.exec("b", RUN)
 
 

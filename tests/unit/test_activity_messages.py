@@ -8,7 +8,13 @@ import pytest
 
 from shem.activity import messages
 from shem.activity.batches import Coverage
-from shem.activity.messages import EndpointGone, ProviderTimedOut, error_of, error_payload
+from shem.activity.messages import (
+    ActivityEnding,
+    EndpointGone,
+    ProviderTimedOut,
+    error_of,
+    error_payload,
+)
 from shem.activity.results import fresh_results, interrupted, parse_results, shown
 from shem.activity.script import parse_script
 from shem.activity.states import TRANSITIONS, ActivityState, State, advance, parse_state
@@ -111,6 +117,11 @@ def test_a_create_reply_without_an_id_is_malformed(reply: object) -> None:
         ({"notFound": "n"}, 404, "Not found: n"),
         ({"service": "s"}, 500, "Service error: s"),
         ({"activity": "a"}, 500, "Service error: a"),
+        (
+            {"activity": "the activity is ending: a"},
+            410,
+            "Service error: the activity is ending: a",
+        ),
         ({"usageLimitExceeded": "u"}, 500, "Service error: u"),
     ],
 )
@@ -130,6 +141,7 @@ def test_errors_survive_the_wire() -> None:
         NotFound("Not found: n"),
         UsageError("Bad request: b"),
         PeerError("Service error: s"),
+        ActivityEnding("Service error: the activity is ending: a"),
     ):
         back = error_of(error_payload(error))
         assert (type(back), back.message) == (type(error), error.message)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from shem.activity.messages import ActivityEnding
 from shem.exeunit.commands import Kind
 from shem.exeunit.core import Core
 from shem.exeunit.ending import (
@@ -25,7 +26,7 @@ from shem.exeunit.results import Outcome
 from shem.exeunit.script import parse_script
 from shem.exeunit.sight import look
 from shem.exeunit.usage import DURATION
-from shem.kernel.errors import Conflict, StorageFault, UsageError
+from shem.kernel.errors import StorageFault, UsageError
 from shem.kernel.times import NS_PER_S
 from shem.rest.endwhen import (
     END_WHEN,
@@ -203,7 +204,7 @@ def test_nothing_new_is_accepted_once_the_end_is_due_but_repeats_are_answered() 
     core = core_with("run", results=1)
     core.apply(DUE)
 
-    with pytest.raises(Conflict, match="ending by its terms: budget"):
+    with pytest.raises(ActivityEnding, match="Finished by its terms: budget"):
         core.accept("b2", parse_script([{"run": {"entry_point": "x"}}]), 1)
     assert core.accept("b", core.batches["b"].script, 1) is None
     assert core.batches["b"].script.commands[0].kind == Kind.RUN

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from shem.activity.messages import ActivityEnding
 from shem.devnet import payload
 from shem.exeunit import engine as engine_module
 from shem.exeunit import journal as journal_module
@@ -19,7 +20,7 @@ from shem.exeunit.performer import Performer
 from shem.exeunit.runtimes.base import Limits
 from shem.exeunit.runtimes.wasm import WasmRuntime
 from shem.exeunit.script import Script, parse_script
-from shem.kernel.errors import Conflict, NotFound, StorageFault, TimedOut
+from shem.kernel.errors import NotFound, StorageFault, TimedOut
 from shem.kernel.tasks import TaskScope
 from shem.kernel.world import World
 
@@ -239,8 +240,9 @@ async def test_shutting_down_stops_what_runs_and_accepts_nothing_more(place: Pla
         [stopped] = await engine.results("b", timeout_s=0, command_index=None)
         assert stopped["message"] is not None
         assert engine.states == (State.TERMINATED, None)
-        with pytest.raises(Conflict):
+        with pytest.raises(ActivityEnding):
             await engine.exec("late", script())
+        await engine.exec("b", script(("zoom", "1", "1"), ("note", "never")))  # accepted it stays
     assert "never" not in place.ledger()
 
 

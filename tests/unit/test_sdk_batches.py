@@ -130,6 +130,20 @@ async def test_an_exe_unit_that_is_being_started_again_is_waited_for() -> None:
         assert len(set(sent_ids(node))) == 3
 
 
+async def test_an_activity_that_is_just_ending_has_ended_for_who_sends_to_it() -> None:
+    why = "Service error: the activity is ending: Finished by its terms: budget"
+    async with scripted_node() as node:
+        rentable(node)
+        async with golem(node) as session, session.rent(WASM) as activity:
+            node.answer("POST", EXEC, Answer(410, {"message": why, "code": "activity-ending"}))
+
+            with pytest.raises(shem.ActivityGone, match="Finished by its terms: budget") as told:
+                await activity.submit(shem.Run("mandel"))
+
+        assert told.value.ended.by == "Provider"
+        assert len(sent_ids(node)) == 1
+
+
 async def test_a_batch_id_of_the_caller_is_refused_where_nobody_is() -> None:
     async with scripted_node() as node:
         rentable(node)

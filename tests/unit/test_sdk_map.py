@@ -387,7 +387,8 @@ async def test_a_refusal_of_an_activity_that_is_about_to_end_is_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shem.sdk.workers.REFUSAL_PAUSE_S", 0.01)
-    refused = Answer(400, {"message": "Bad request: the activity is being terminated"})
+    message = "Service error: the activity is ending: it is being terminated"
+    refused = Answer(410, {"message": message, "code": "activity-ending"})
     async with scripted_node() as node:
         rentable(node).answer("GET", f"{MARKET}/agreements", ok([]))
         rent_again(node)

@@ -42,6 +42,8 @@ TIMEOUT_MAX_S: Final = 3_600.0
 MESSAGE_MAX: Final = 4_096
 ENDPOINT_WORDS: Final = ("endpoint address not found", "No service registered")
 DUPLICATE_WORDS: Final = "already exists"
+ENDING_WORDS: Final = "the activity is ending"
+"""How an ExeUnit that takes nothing new any more begins its refusal."""
 NEVER_WORDS: Final = "was resolved as never accepted"
 
 
@@ -218,8 +220,8 @@ def error_payload(error: ShemError) -> object:
         return {"notFound": error.message.removeprefix("Not found: ")}
     if isinstance(error, UsageError | Conflict | WireError):
         return {"badRequest": error.message.removeprefix("Bad request: ")}
-    if error.code == "activity-failed":
-        return {"activity": error.message}
+    if isinstance(error, ActivityEnding) or error.code == "activity-failed":
+        return {"activity": error.message.removeprefix("Service error: ")}
     return {"service": error.message.removeprefix("Service error: ")}
 
 
@@ -240,10 +242,19 @@ def error_of(payload: object) -> ShemError:
         return ProviderTimedOut("Timeout")
     if isinstance(payload, dict) and len(payload) == 1:
         ((kind, text),) = payload.items()
+        if kind == "activity" and isinstance(text, str) and text.startswith(ENDING_WORDS):
+            return ActivityEnding(f"Service error: {text}"[:MESSAGE_MAX])
         if kind in _KINDS and isinstance(text, str):
             made, words = _KINDS[kind]
             return made(f"{words}: {text}")
     return PeerError(f"Service error: {payload!r}"[:ID_LENGTH_MAX])
+
+
+class ActivityEnding(PeerError):
+    """The ExeUnit takes nothing new any more; what was asked of it did not and will not happen."""
+
+    status = 410
+    code = "activity-ending"
 
 
 class ProviderTimedOut(TimedOut):

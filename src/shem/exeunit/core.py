@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from shem.activity.messages import ENDING_WORDS, ActivityEnding
 from shem.exeunit.commands import Command, Kind
 from shem.exeunit.ending import End
 from shem.exeunit.journal import Record
@@ -28,6 +29,7 @@ from shem.exeunit.results import (
 )
 from shem.exeunit.script import Script, parse_script
 from shem.kernel.errors import Conflict, NotFound, StorageFault, UsageError
+from shem.rest.endwhen import ENDED_BY_TERMS
 
 BATCHES_MAX: Final = 10_000
 OUTPUT_SIZE_MAX: Final = 256 << 20
@@ -131,9 +133,9 @@ class Core:
         if batch_id in self.refused:
             raise Conflict(f"Batch {batch_id} was resolved as never accepted: use another id")
         if self.state is State.TERMINATED:
-            raise Conflict("the activity is terminated")
+            raise ActivityEnding(f"{ENDING_WORDS}: it is terminated")
         if self.end.begun:
-            raise Conflict(f"the activity is ending by its terms: {self.end.cause}")
+            raise ActivityEnding(f"{ENDING_WORDS}: {ENDED_BY_TERMS}: {self.end.cause}")
         if len(self.batches) >= BATCHES_MAX:
             raise Conflict(f"an activity takes at most {BATCHES_MAX} batches")
         if self.output_size >= OUTPUT_SIZE_MAX:

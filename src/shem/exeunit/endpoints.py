@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from itertools import islice
 from typing import Final
 
+from shem.activity.messages import ActivityEnding
 from shem.bus.client import BusClient
 from shem.bus.typed import typed, typed_stream
 from shem.bus.types import Call, GsbCode, GsbError, NoSuchEndpoint
@@ -40,6 +41,7 @@ _ERROR_NAMES: Final[tuple[tuple[type[ShemError], str], ...]] = (
     (Conflict, "badRequest"),
     (NotFound, "notFound"),
     (Denied, "forbidden"),
+    (ActivityEnding, "activity"),
 )
 
 

@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 
 import structlog
 
+from shem.activity.messages import ENDING_WORDS, ActivityEnding
 from shem.exeunit.commands import Command, Kind
 from shem.exeunit.core import Begin, Core, State
 from shem.exeunit.events import Event, EventLog, Pulse, retell
@@ -19,7 +20,7 @@ from shem.exeunit.performer import Performer
 from shem.exeunit.results import Outcome, failure, select
 from shem.exeunit.runtimes.base import RuntimeFault
 from shem.exeunit.script import Script
-from shem.kernel.errors import Conflict, ShemError, StorageFault, TimedOut
+from shem.kernel.errors import ShemError, StorageFault, TimedOut
 from shem.kernel.failpoints import passing
 from shem.kernel.tasks import TaskScope
 from shem.kernel.world import World
@@ -74,11 +75,11 @@ class Engine:
 
     async def _accept(self, batch_id: str, script: Script) -> None:
         async with self._writing:
-            if self._ending:
-                raise Conflict("the activity is being terminated")
             record = self.core.accept(batch_id, script, self._world.clock.wall_ns())
             if record is None:
                 return
+            if self._ending:
+                raise ActivityEnding(f"{ENDING_WORDS}: it is being terminated")
             await self._write(record)
         passing("exeunit.batch_accepted")
         self._logs[batch_id] = EventLog(batch_id)

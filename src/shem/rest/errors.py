@@ -31,6 +31,8 @@ CODE_ENDPOINT_GONE: Final = "endpoint-gone"
 """The peer answered, and nobody serves the address there: the ExeUnit is not running."""
 CODE_ACTIVITY_ENDED: Final = "activity-ended"
 """The node knows why nobody serves it: the message says by whom and why it was ended."""
+CODE_ACTIVITY_ENDING: Final = "activity-ending"
+"""Its ExeUnit takes nothing new any more: the message says why."""
 GONE: Final = frozenset({CODE_ENDPOINT_GONE, CODE_ACTIVITY_ENDED})
 CODE_PEER_UNREACHABLE: Final = "peer-unreachable"
 CODE_NO_SUCH_PATH: Final = "no-such-path"

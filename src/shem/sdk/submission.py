@@ -11,11 +11,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from shem.kernel.world import new_hex_id
-from shem.rest.errors import GONE, NO_SUCH_ENDPOINT, ApiError, Disconnected
+from shem.rest.errors import (
+    CODE_ACTIVITY_ENDING,
+    GONE,
+    NO_SUCH_ENDPOINT,
+    ApiError,
+    Disconnected,
+)
 from shem.rest.models import Batch as BatchEntry
 from shem.sdk.errors import (
     ActivityGone,
     BatchUnknown,
+    Ended,
     GolemError,
     NodeRefused,
     NotReachable,
@@ -31,6 +38,7 @@ ACCEPTED: Final = "accepted"
 NEVER: Final = "never"
 REFUSED: Final = "refused"
 CODE_NEVER: Final = "batch-never"
+WORDS_OF_A_PEER: Final = "Service error: "
 RENEWALS_MAX: Final = 3
 """How often a batch that provably never ran is sent again under a new id."""
 
@@ -75,6 +83,9 @@ class Submission:
             if NO_SUCH_ENDPOINT in error.message:
                 await self._outlast(error)
                 return None
+            if error.code == CODE_ACTIVITY_ENDING:
+                ending = Ended("Provider", None, error.message.removeprefix(WORDS_OF_A_PEER))
+                raise await activity.gone_or(ActivityGone(activity.id, ending)) from error
             if error.code in GONE or error.status in {400, 404, 409, 410}:
                 # an ExeUnit that is about to end refuses as it would refuse a wrong script
                 raise await activity.gone_or(explain(error)) from error
