@@ -10,12 +10,13 @@ from click.testing import CliRunner, Result
 
 from shem.cli.main import cli
 from shem.kernel.errors import ShemError, UsageError
-from shem.provider.access import load_access
+from shem.provider.access import AccessList, Mode, OutboundRules, load_access
 from shem.provider.config import load_globals
 from shem.provider.descriptor import BUILT_IN
 from shem.provider.hardware import Machine, load_profiles
 from shem.provider.presets import load_presets
 from shem.provider.settings import SettingsWatch
+from shem.provider.whitelist import load_whitelist
 
 MACHINE = Machine(architecture="x86_64", cores=2, threads=4, memory_gib=10.0, storage_gib=10.0)
 PRESETS: dict[str, Any] = {
@@ -32,6 +33,10 @@ PRESETS: dict[str, Any] = {
     ],
 }
 
+LOADERS: tuple[Callable[[Path], object], ...] = (
+    *(load_presets, load_profiles, load_globals),
+    *(load_access, load_whitelist),
+)
 Run = Callable[..., Result]
 
 
@@ -93,7 +98,13 @@ def test_presets_of_another_agent_are_read(tmp_path: Path) -> None:
         ),
         ("globals.json", {"nodename": "x"}, "nodename"),
         ("rules.json", {"blacklist": {"identity": ["anna"]}}, "anna"),
-        ("rules.json", {"allow-only": {"enabled": True, "certified": ["c"]}}, "certified"),
+        ("rules.json", {"allow-only": {"certified": [7]}}, "certified"),
+        ("rules.json", {"outbound": {"everyone": "some"}}, "everyone"),
+        ("rules.json", {"outbound": {"partner": {"a": {"description": "x"}}}}, "mode"),
+        ("domain_whitelist.json", {"patterns": [{"domain": "https://a.com/"}]}, "https://a.com/"),
+        ("domain_whitelist.json", {"patterns": [{"domain": "(", "match": "regex"}]}, "("),
+        ("domain_whitelist.json", {"patterns": [{"domain": "a", "match": "like"}]}, "like"),
+        ("domain_whitelist.json", {"patterns": [{"domain": " "}]}, "empty"),
     ],
 )
 def test_a_wrong_file_is_told_with_its_name_the_key_and_what_to_do(
@@ -103,7 +114,7 @@ def test_a_wrong_file_is_told_with_its_name_the_key_and_what_to_do(
     path.write_text(content if isinstance(content, str) else json.dumps(content))
 
     with pytest.raises(UsageError) as caught:
-        for load in (load_presets, load_profiles, load_globals, load_access):
+        for load in LOADERS:
             load(tmp_path)
 
     assert str(path) in caught.value.message
@@ -184,13 +195,53 @@ def test_profiles_by_command(run: Run) -> None:
 def test_who_may_rent_by_command(run: Run, tmp_path: Path) -> None:
     anna = "0x" + "A" * 40
     ok(run("rule", "add", "blacklist", "identity", anna))
-    assert load_access(tmp_path).refusal(anna) is None
+    assert load_access(tmp_path).blacklist == AccessList(False, [anna.lower()])
 
     ok(run("rule", "enable", "blacklist"))
-    assert load_access(tmp_path).refusal(anna) is not None
+    assert load_access(tmp_path).blacklist == AccessList(True, [anna.lower()])
 
     ok(run("rule", "remove", "blacklist", "identity", anna))
-    assert load_access(tmp_path).refusal(anna) is None
+    assert load_access(tmp_path).blacklist == AccessList(True, [])
+
+
+def test_what_may_be_reached_by_command(run: Run, tmp_path: Path) -> None:
+    ok(run("rule", "disable", "outbound"))
+    ok(run("rule", "set", "outbound", "everyone", "--mode", "all"))
+    assert load_access(tmp_path).outbound == OutboundRules(False, Mode.ALL)
+
+    ok(run("rule", "set", "outbound", "enable"))
+
+    assert json.loads(ok(run("rule", "list", "--json"))) == {
+        "outbound": {"enabled": True, "everyone": "all", "audited-payload": {}, "partner": {}},
+        "blacklist": {"enabled": False, "identity": [], "certified": []},
+        "allow-only": {"enabled": False, "identity": [], "certified": []},
+    }
+    assert "Everyone" in ok(run("rule", "list"))
+
+
+def test_the_whitelist_by_command(run: Run, tmp_path: Path) -> None:
+    assert json.loads(ok(run("whitelist", "list", "--json"))) == []
+
+    ok(run("whitelist", "add", "--patterns", "Example.com", "--patterns", "other.org"))
+    added = ok(run("whitelist", "add", "-p", r".*\.golem\.network", "--type", "regex", "--json"))
+    again = ok(run("whitelist", "add", "-p", "example.com", "--json"))
+
+    assert json.loads(added) == [
+        {"ID": "e265e46e", "Pattern": r".*\.golem\.network", "Type": "regex"}
+    ]
+    assert json.loads(again) == []
+    listed = json.loads(ok(run("whitelist", "list", "--json")))
+    assert [(row["Pattern"], row["Type"]) for row in listed] == [
+        ("example.com", "strict"),
+        ("other.org", "strict"),
+        (r".*\.golem\.network", "regex"),
+    ]
+    removed = ok(run("whitelist", "remove", listed[0]["ID"], "--json"))
+    assert json.loads(removed) == listed[:1]
+    assert [found.domain for found in load_whitelist(tmp_path).patterns] == [
+        "other.org",
+        r".*\.golem\.network",
+    ]
 
 
 def test_config_and_status_by_command(run: Run) -> None:
@@ -214,6 +265,7 @@ def test_config_and_status_by_command(run: Run) -> None:
         ("profile", "list"),
         ("profile", "active"),
         ("rule", "list"),
+        ("whitelist", "list"),
         ("config", "get"),
         ("exe-unit", "list"),
         ("status",),
@@ -253,7 +305,10 @@ def test_looking_needs_nothing_and_makes_nothing(
         ("profile", "remove", "default"),
         ("rule", "add", "blacklist", "identity", "anna"),
         ("rule", "add", "blacklist", "certified", "c"),
-        ("rule", "enable", "outbound"),
+        ("whitelist", "add"),
+        ("whitelist", "add", "--patterns", "https://a.com"),
+        ("whitelist", "add", "--patterns", "(", "--type", "regex"),
+        ("whitelist", "remove", "12345678"),
         ("config", "set"),
         ("config", "get", "colour"),
     ],

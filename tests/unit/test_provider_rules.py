@@ -10,7 +10,6 @@ from shem.provider.config import Terms
 from shem.provider.offer import ACCEPT_TIMEOUT, COEFFICIENTS, NOTE_INTERVAL, PAYMENT_TIMEOUT
 from shem.provider.rules import (
     CHOSEN_PLATFORM,
-    PAYLOAD_MANIFEST,
     RULES,
     Accepted,
     negotiate,
@@ -18,6 +17,7 @@ from shem.provider.rules import (
 from shem.provider.rules_payment import EXPIRATION
 from shem.provider.verdicts import Limits, Negotiation, Reject
 from shem.rest.endwhen import CAN_END_WHEN, CAN_ON_ABSENCE, CAN_SINK, END_WHEN, RESULTS_URL
+from shem.rest.manifest import MANIFEST
 from shem.rest.terms import MAX_ABSENCE, ON_ABSENCE, RETENTION
 
 NOW = 1_795_465_792 * NS_PER_S
@@ -51,7 +51,7 @@ def demand(**changes: Any) -> dict[str, Any]:
         "interval": NOTE_INTERVAL,
         "payment": PAYMENT_TIMEOUT,
         "coeffs": COEFFICIENTS,
-        "manifest": PAYLOAD_MANIFEST,
+        "manifest": MANIFEST,
     }
     properties |= {names[key]: value for key, value in changes.items()}
     return {name: value for name, value in properties.items() if value is not None}
@@ -134,7 +134,7 @@ def test_what_suits_us_is_taken_over_and_then_stands(name: str, value: Any, prop
         ({"coeffs": "free"}, "invalid price vector", False),
         ({"coeffs": [0.0, 0.0, True]}, "invalid price vector", False),
         ({"coeffs": [0.0, 0.0, float("nan")]}, "invalid price vector", False),
-        ({"manifest": "eyJ9"}, "not supported yet", True),
+        ({"manifest": "eyJ9"}, "invalid manifest", True),
     ],
 )
 def test_rejections(changes: dict[str, Any], message: str, final: bool) -> None:
@@ -159,9 +159,9 @@ def test_of_several_reasons_the_first_rule_in_order_is_told() -> None:
 
     assert rejected.message.startswith("Missing fields")
     assert list(RULES) == [
-        *("demand-validation", "access", "expiration", "accept-timeout", "debit-note-interval"),
-        *("payment-timeout", "price", "absence", "result-retention", "end-when", "manifest"),
-        "capacity",
+        *("demand-validation", "blacklist", "allow-only", "expiration", "accept-timeout"),
+        *("debit-note-interval", "payment-timeout", "price", "absence", "result-retention"),
+        *("end-when", "manifest", "capacity"),
     ]
 
 

@@ -13,6 +13,7 @@ from shem.cli.provider_presets import preset
 from shem.cli.provider_profiles import profile
 from shem.cli.provider_rows import here, json_option, runtime_row, runtimes, wants_json
 from shem.cli.provider_rules import rule
+from shem.cli.provider_whitelist import whitelist
 from shem.kernel.errors import UsageError
 from shem.provider.command import DATA_DIR, run
 from shem.provider.config import DEFAULT_DATA_DIR, DEFAULT_SUBNET, load_globals, save_globals
@@ -33,6 +34,7 @@ provider.add_command(run)
 provider.add_command(preset)
 provider.add_command(profile)
 provider.add_command(rule)
+provider.add_command(whitelist)
 
 
 @provider.group()

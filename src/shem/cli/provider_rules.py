@@ -1,4 +1,4 @@
-"""`shem provider rule`: who may rent here."""
+"""`shem provider rule`: who may rent here, and what programs may reach."""
 
 from collections.abc import Callable
 
@@ -9,15 +9,27 @@ from shem.cli.ask import show_json, show_table
 from shem.cli.provider_rows import here, json_option, wants_json
 from shem.kernel.errors import NotFound, NotSupported
 from shem.kernel.ids import parse_node_id
-from shem.provider.access import LISTS, AccessList, load_access, save_access
+from shem.provider.access import (
+    LISTS,
+    Access,
+    AccessList,
+    ListName,
+    Mode,
+    load_access,
+    save_access,
+)
 from shem.provider.files import changing
 
-LIST = click.argument("which", type=click.Choice([*LISTS, "outbound"]))
+LIST = click.argument("which", type=click.Choice([*LISTS]))
+CATEGORY = click.argument("which", type=click.Choice([*LISTS, "outbound"]))
+MODE = click.option(
+    "-m", "--mode", type=click.Choice([*map(str, Mode)]), required=True, help="How far."
+)
 
 
 @click.group()
 def rule() -> None:
-    """Who may rent here: a blacklist, or a list of those alone who may."""
+    """Who may rent here, and what programs may reach of the internet."""
 
 
 @rule.command("list")
@@ -27,14 +39,20 @@ def list_rules(ctx: click.Context, /, as_json: bool) -> None:
     """List the rules."""
     found = load_access(here(ctx))
     if wants_json(ctx, as_json):
-        show_json({name: msgspec.to_builtins(found.of(name)) for name in LISTS})
+        show_json(msgspec.to_builtins(found))
         return
-    rows: list[dict[str, object]] = []
+    outbound = found.outbound
+    click.echo(f"Outbound: {_state(outbound.enabled)}")
+    rows: list[dict[str, object]] = [{"rule": "Everyone", "mode": str(outbound.everyone)}]
+    show_table(["rule", "mode", "certificate", "description"], rows)
     for name in LISTS:
-        state = "enabled" if found.of(name).enabled else "disabled"
-        identities: list[str | None] = [*found.of(name).identity] or [None]
-        rows += [{"rule": name, "state": state, "identity": identity} for identity in identities]
-    show_table(["rule", "state", "identity"], rows)
+        listed = found.of(name)
+        click.echo(f"\n{name.capitalize()}: {_state(listed.enabled)}")
+        show_table(["rule", "node"], [{"rule": "Identity", "node": one} for one in listed.identity])
+
+
+def _state(enabled: bool) -> str:
+    return "enabled" if enabled else "disabled"
 
 
 @rule.command()
@@ -42,7 +60,7 @@ def list_rules(ctx: click.Context, /, as_json: bool) -> None:
 @click.argument("kind", type=click.Choice(["identity", "certified"]))
 @click.argument("identities", nargs=-1, required=True)
 @click.pass_context
-def add(ctx: click.Context, /, which: str, kind: str, identities: tuple[str, ...]) -> None:
+def add(ctx: click.Context, /, which: ListName, kind: str, identities: tuple[str, ...]) -> None:
     """Put node ids on a list."""
     ids = _ids(kind, identities)
 
@@ -50,7 +68,7 @@ def add(ctx: click.Context, /, which: str, kind: str, identities: tuple[str, ...
         new = [identity for identity in ids if identity not in listed.identity]
         return msgspec.structs.replace(listed, identity=[*listed.identity, *new])
 
-    _change(ctx, which, change)
+    _change_list(ctx, which, change)
 
 
 @rule.command()
@@ -58,7 +76,7 @@ def add(ctx: click.Context, /, which: str, kind: str, identities: tuple[str, ...
 @click.argument("kind", type=click.Choice(["identity", "certified"]))
 @click.argument("identities", nargs=-1, required=True)
 @click.pass_context
-def remove(ctx: click.Context, /, which: str, kind: str, identities: tuple[str, ...]) -> None:
+def remove(ctx: click.Context, /, which: ListName, kind: str, identities: tuple[str, ...]) -> None:
     """Take node ids from a list."""
     ids = _ids(kind, identities)
 
@@ -69,23 +87,68 @@ def remove(ctx: click.Context, /, which: str, kind: str, identities: tuple[str, 
         left = [identity for identity in listed.identity if identity not in ids]
         return msgspec.structs.replace(listed, identity=left)
 
-    _change(ctx, which, change)
+    _change_list(ctx, which, change)
 
 
 @rule.command()
-@LIST
+@CATEGORY
 @click.pass_context
 def enable(ctx: click.Context, /, which: str) -> None:
-    """Apply a list."""
-    _change(ctx, which, lambda listed: msgspec.structs.replace(listed, enabled=True))
+    """Apply a list, or let programs reach what the outbound rules grant."""
+    _switch(ctx, which, enabled=True)
 
 
 @rule.command()
-@LIST
+@CATEGORY
 @click.pass_context
 def disable(ctx: click.Context, /, which: str) -> None:
-    """Apply a list no longer."""
-    _change(ctx, which, lambda listed: msgspec.structs.replace(listed, enabled=False))
+    """Apply a list no longer, or let no program reach anything."""
+    _switch(ctx, which, enabled=False)
+
+
+@rule.group("set")
+def set_rule() -> None:
+    """Say how far a rule goes."""
+
+
+@set_rule.group("outbound")
+def outbound() -> None:
+    """What programs may reach of the internet."""
+
+
+@outbound.command("enable")
+@click.pass_context
+def enable_outbound(ctx: click.Context, /) -> None:
+    """Let programs reach what the rules grant."""
+    _switch(ctx, "outbound", enabled=True)
+
+
+@outbound.command("disable")
+@click.pass_context
+def disable_outbound(ctx: click.Context, /) -> None:
+    """Let no program reach anything."""
+    _switch(ctx, "outbound", enabled=False)
+
+
+@outbound.command()
+@MODE
+@click.pass_context
+def everyone(ctx: click.Context, /, mode: str) -> None:
+    """What programs of any requestor may reach."""
+    _change(
+        ctx,
+        lambda found: found.reaching(msgspec.structs.replace(found.outbound, everyone=Mode(mode))),
+    )
+
+
+def _switch(ctx: click.Context, which: str, *, enabled: bool) -> None:
+    def change(found: Access) -> Access:
+        if which == "outbound":
+            return found.reaching(msgspec.structs.replace(found.outbound, enabled=enabled))
+        name: ListName = "blacklist" if which == "blacklist" else "allow-only"
+        return found.changed(name, msgspec.structs.replace(found.of(name), enabled=enabled))
+
+    _change(ctx, change)
 
 
 def _ids(kind: str, identities: tuple[str, ...]) -> list[str]:
@@ -94,10 +157,13 @@ def _ids(kind: str, identities: tuple[str, ...]) -> list[str]:
     return [str(parse_node_id(identity)) for identity in identities]
 
 
-def _change(ctx: click.Context, which: str, change: Callable[[AccessList], AccessList]) -> None:
-    if which not in LISTS:
-        raise NotSupported("rules about the network of activities are not supported yet")
+def _change_list(
+    ctx: click.Context, which: ListName, change: Callable[[AccessList], AccessList]
+) -> None:
+    _change(ctx, lambda found: found.changed(which, change(found.of(which))))
+
+
+def _change(ctx: click.Context, change: Callable[[Access], Access]) -> None:
     directory = here(ctx)
     with changing(directory):
-        access = load_access(directory)
-        save_access(directory, access.changed(which, change(access.of(which))))
+        save_access(directory, change(load_access(directory)))

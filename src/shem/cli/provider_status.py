@@ -20,6 +20,7 @@ from shem.provider.hardware import load_profiles
 from shem.provider.ledger import resources_of
 from shem.provider.presets import load_presets
 from shem.provider.settings import new_presets
+from shem.provider.whitelist import load_whitelist
 from shem.store.datadir import LOCK_FILE
 
 ROWS_MAX: Final = 1_000
@@ -52,7 +53,7 @@ def self_test_of(directory: Path, descriptors: Sequence[Descriptor]) -> dict[str
     Nothing is written.
     """
     working_here = [found.name for found in asyncio.run(working(descriptors))]
-    for load in (load_globals, load_access, load_profiles):
+    for load in (load_globals, load_access, load_whitelist, load_profiles):
         load(directory)
     presets = load_presets(directory) or new_presets(descriptors)
     active = presets.offered

@@ -101,7 +101,12 @@ class Offers:
 
     async def _take(self, settings: Settings) -> None:
         """Work out what is to be offered."""
-        self._limits = Limits(self._config.payment_platforms, self._config.terms, settings.access)
+        self._limits = Limits(
+            self._config.payment_platforms,
+            self._config.terms,
+            settings.access,
+            settings.whitelist,
+        )
         given = capacity_of(settings, self._machine, self._config)
         self._agreements.capacity = given
         status = await until_answered("net status", self._client.net.status, self._world)

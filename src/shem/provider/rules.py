@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from shem.provider.rules_absence import agree_absence, agree_end_when, agree_retention
+from shem.provider.rules_access import judge_manifest, refuse_blacklisted, require_allowed
 from shem.provider.rules_payment import (
     agree_accept_timeout,
     agree_note_interval,
@@ -21,7 +22,6 @@ from shem.provider.rules_payment import (
 from shem.provider.verdicts import Change, Negotiation, Reject, Rule, Verdict
 
 CHOSEN_PLATFORM: Final = "golem.com.payment.chosen-platform"
-PAYLOAD_MANIFEST: Final = "golem.srv.comp.payload"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +58,6 @@ def require_platform(negotiation: Negotiation) -> Verdict:
     return None
 
 
-def require_access(negotiation: Negotiation) -> Verdict:
-    """The operator decides who may rent."""
-    refusal = negotiation.limits.access.refusal(negotiation.requestor)
-    return None if refusal is None else Reject(refusal, is_final=True)
-
-
-def refuse_manifest(negotiation: Negotiation) -> Verdict:
-    """Payload manifests are not built yet; the offer says so, and so do we."""
-    if PAYLOAD_MANIFEST in negotiation.demand:
-        return Reject("payload manifests are not supported yet by this provider", is_final=True)
-    return None
-
-
 def require_capacity(negotiation: Negotiation) -> Verdict:
     """The machine must hold one agreement more."""
     shortage = negotiation.shortage
@@ -79,7 +66,8 @@ def require_capacity(negotiation: Negotiation) -> Verdict:
 
 RULES: Final[Mapping[str, Rule]] = {
     "demand-validation": require_platform,
-    "access": require_access,
+    "blacklist": refuse_blacklisted,
+    "allow-only": require_allowed,
     "expiration": limit_expiration,
     "accept-timeout": agree_accept_timeout,
     "debit-note-interval": agree_note_interval,
@@ -88,7 +76,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "absence": agree_absence,
     "result-retention": agree_retention,
     "end-when": agree_end_when,
-    "manifest": refuse_manifest,
+    "manifest": judge_manifest,
     "capacity": require_capacity,
 }
 """The order is part of the behaviour: of several reasons, the first is told."""

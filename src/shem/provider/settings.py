@@ -12,15 +12,19 @@ from typing import Final
 import structlog
 
 from shem.kernel.errors import UsageError
-from shem.provider import access, hardware, presets
-from shem.provider.access import Access, load_access
+from shem.provider import access, hardware, presets, whitelist
+from shem.provider.access import Access, load_access, save_access
 from shem.provider.config import GLOBALS_NAME, Globals, load_globals
 from shem.provider.descriptor import Descriptor
 from shem.provider.files import changing
 from shem.provider.hardware import Machine, Profile, default_profiles, load_profiles, save_profiles
 from shem.provider.presets import Preset, Presets, load_presets, save_presets
+from shem.provider.whitelist import Whitelist, load_whitelist, save_whitelist
 
-FILES: Final = (GLOBALS_NAME, presets.FILE_NAME, hardware.FILE_NAME, access.FILE_NAME)
+FILES: Final = (
+    GLOBALS_NAME,
+    *(file.FILE_NAME for file in (presets, hardware, access, whitelist)),
+)
 
 Fingerprint = tuple[tuple[int, int, int], ...]
 
@@ -35,6 +39,7 @@ class Settings:
     presets: Presets
     profile: Profile
     access: Access
+    whitelist: Whitelist
 
 
 def load_settings(data_dir: Path, descriptors: Sequence[Descriptor], machine: Machine) -> Settings:
@@ -48,8 +53,16 @@ def load_settings(data_dir: Path, descriptors: Sequence[Descriptor], machine: Ma
         if profiles is None:
             profiles = default_profiles(machine)
             save_profiles(data_dir, profiles)
+        if not (data_dir / access.FILE_NAME).exists():
+            save_access(data_dir, Access())
+        if not (data_dir / whitelist.FILE_NAME).exists():
+            save_whitelist(data_dir, Whitelist())
     return Settings(
-        load_globals(data_dir), found, profiles.profiles[profiles.active], load_access(data_dir)
+        load_globals(data_dir),
+        found,
+        profiles.profiles[profiles.active],
+        load_access(data_dir),
+        load_whitelist(data_dir),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from shem.provider.access import Access
 from shem.provider.config import Terms
+from shem.provider.whitelist import Whitelist
 
 Properties = Mapping[str, Any]
 
@@ -18,6 +19,9 @@ class Limits:
     platforms: tuple[str, ...]
     terms: Terms = field(default_factory=Terms)
     access: Access = field(default_factory=Access)
+    whitelist: Whitelist = field(default_factory=Whitelist)
+    manifests_are_checked: bool = True
+    """Whether the rules about the internet apply (`--policy-…`)."""
 
 
 @dataclass(frozen=True, slots=True)
