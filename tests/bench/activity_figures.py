@@ -16,7 +16,8 @@ from pathlib import Path
 import psutil
 
 import shem
-from shem.devnet.compose import SUBNET, Devnet, Program
+from shem.devnet.compose import Devnet
+from shem.devnet.daemons import SUBNET, Program
 from shem.kernel.errors import ShemError
 from shem.rest.client import RestClient
 from tests.bench.pair import Figures, Pair

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import msgspec
 
 import shem
-from shem.devnet.compose import SUBNET
+from shem.devnet.daemons import SUBNET
 from shem.sdk.demand import platform_of, write_demand
 from shem.sdk.golem import EXPIRES, NETWORKS
 from shem.sdk.negotiation import Negotiation

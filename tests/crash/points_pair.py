@@ -5,7 +5,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from shem.devnet.compose import Devnet, Node
+from shem.devnet.compose import Devnet
+from shem.devnet.daemons import Node
 from tests.crash.points_market import Deal, Side, last_event
 
 

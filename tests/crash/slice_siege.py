@@ -15,7 +15,8 @@ from pathlib import Path
 from statistics import median
 
 import shem
-from shem.devnet.compose import SUBNET, Devnet, Program
+from shem.devnet.compose import Devnet
+from shem.devnet.daemons import SUBNET, Program
 from shem.rest.errors import ApiError, Disconnected
 from tests.crash.history import History
 from tests.crash.slice_load import SCENE, EventReader, Load

@@ -4,7 +4,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-from shem.devnet.compose import SUBNET
+from shem.devnet.daemons import SUBNET
 from shem.kernel import times
 from shem.rest.models import Proposal, ProposalEvent
 from shem.sdk.demand import DemandText, platform_of, write_demand

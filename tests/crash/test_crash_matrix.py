@@ -21,7 +21,8 @@ import pytest
 import pytest_asyncio
 
 import shem
-from shem.devnet.compose import SUBNET, Devnet
+from shem.devnet.compose import Devnet
+from shem.devnet.daemons import SUBNET
 from tests.crash.matrix_deal import (
     APP,
     FRAMES,

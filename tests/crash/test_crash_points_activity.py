@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shem.devnet.compose import Program
+from shem.devnet.daemons import Program
 from shem.provider.exeunits import adopt
 from tests.crash import points, syscalls
 from tests.crash.points import Point

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from shem.devnet.compose import Program
+from shem.devnet.daemons import Program
 from shem.devnet.processes import DevnetError
 from tests.crash.slice_siege import Siege, siege, start_up
 from tests.crash.slice_verdict import log_count

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from shem.devnet.compose import Program
+from shem.devnet.daemons import Program
 from tests.crash.slice_siege import siege
 
 BOTH_ROUNDS = 10

@@ -1,7 +1,7 @@
-"""A devnet whose requestor keeps its key outside of its data directory, and what tests await.
+"""A devnet whose requestor loses data, and what tests await.
 
-Its data directory may then be emptied, or put back to an earlier state, and it is still the same
-requestor.
+Its key is kept outside of its data directory: emptied, or put back to an earlier state, it is still
+the same requestor.
 """
 
 import asyncio
@@ -10,22 +10,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import shem
-from shem.devnet.compose import SUBNET, Devnet, Node
-from shem.identity.keys import PrivateKey
-from shem.kernel.world import SystemRng
+from shem.devnet.compose import Devnet
+from shem.devnet.daemons import SUBNET
 
 WAIT_S = 120.0
 
 
 class KeyedDevnet(Devnet):
-    """Relay, requestor, provider and agent; the requestor's key is in its environment."""
-
-    def _node(self, name: str, relay_port: int) -> Node:
-        node = super()._node(name, relay_port)
-        if name == "requestor":
-            secret = PrivateKey.generate(SystemRng()).secret_bytes().hex()
-            node.program.env = {**node.program.env, "YAGNA_AUTOCONF_ID_SECRET": secret}
-        return node
+    """Relay, requestor, provider and agent; the requestor's data comes and goes."""
 
     @property
     def data(self) -> Path:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 import shem
-from shem.devnet.compose import Devnet, shem_command
+from shem.devnet.compose import Devnet
+from shem.devnet.daemons import shem_command
 
 FRAMES = 6
 TIMEOUT_S = 60.0

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import shem
-from shem.devnet.compose import Devnet, shem_command
+from shem.devnet.compose import Devnet
+from shem.devnet.daemons import shem_command
 from tests.busybox_image import requires_container
 from tests.e2e.test_sdk_files import rented
 

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from shem.devnet.compose import shem_command
+from shem.devnet.daemons import shem_command
 from shem.devnet.processes import is_alive
 
 UP_TIMEOUT_S = 40.0

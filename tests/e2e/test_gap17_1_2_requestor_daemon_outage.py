@@ -4,7 +4,8 @@ import asyncio
 from pathlib import Path
 
 import shem
-from shem.devnet.compose import SUBNET, Devnet
+from shem.devnet.compose import Devnet
+from shem.devnet.daemons import SUBNET
 from shem.devnet.program import FIRST_TAG, FRAMES, frames
 from shem.devnet.story import Story
 

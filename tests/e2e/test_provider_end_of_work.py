@@ -11,7 +11,8 @@ import pytest
 from aiohttp import web
 
 import shem
-from shem.devnet.compose import SUBNET, Devnet
+from shem.devnet.compose import Devnet
+from shem.devnet.daemons import SUBNET
 from shem.devnet.program import FIRST_TAG, FRAMES, frames
 from shem.provider.agent import DATABASE_NAME
 from shem.sdk.leaving import OnAbsence

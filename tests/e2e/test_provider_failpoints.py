@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 import shem
-from shem.devnet.compose import SUBNET, Devnet
+from shem.devnet.compose import Devnet
+from shem.devnet.daemons import SUBNET
 
 
 def golem_at(net: Devnet) -> shem.Golem:

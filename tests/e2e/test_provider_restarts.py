@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 
 import shem
-from shem.devnet.compose import SUBNET, Devnet
+from shem.devnet.compose import Devnet
+from shem.devnet.daemons import SUBNET
 from shem.devnet.program import FIRST_TAG, FRAMES, frames
 
 INTERRUPTED = "interrupted, outcome unknown"

@@ -7,7 +7,8 @@ from pathlib import Path
 import psutil
 
 import shem
-from shem.devnet.compose import SUBNET, Devnet, Node
+from shem.devnet.compose import Devnet
+from shem.devnet.daemons import SUBNET, Node
 from tests.busybox_image import requires_container, write_image
 from tests.crash.exeunit_site import until
 

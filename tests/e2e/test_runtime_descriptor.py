@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import shem
-from shem.devnet.compose import SUBNET, Devnet, shem_command
+from shem.devnet.compose import Devnet
+from shem.devnet.daemons import SUBNET, shem_command
 from tests.busybox_image import requires_container, write_image
 from tests.runtime_binary import write_runtime
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import shem
-from shem.devnet.compose import SUBNET, Devnet
+from shem.devnet.compose import Devnet
+from shem.devnet.daemons import SUBNET
 from tests.busybox_image import requires_container, write_image
 from tests.crash.exeunit_site import until
 

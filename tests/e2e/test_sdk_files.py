@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import shem
-from shem.devnet.compose import SUBNET, Devnet, shem_command
+from shem.devnet.compose import Devnet
+from shem.devnet.daemons import SUBNET, shem_command
 from tests.busybox_image import requires_container, write_image
 from tests.crash.exeunit_site import until
 

@@ -5,7 +5,8 @@ import os
 import pytest
 
 import shem
-from shem.devnet.compose import SUBNET, Devnet
+from shem.devnet.compose import Devnet
+from shem.devnet.daemons import SUBNET
 from shem.kernel.world import World
 from shem.relay.service import Relay
 from shem.rest import ApiError, RestClient

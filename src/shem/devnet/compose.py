@@ -1,149 +1,47 @@
-"""A relay, a requestor node, a provider node and its agent: separate processes on loopback.
+"""A relay, a requestor node, a provider node and its agent: separate processes.
 
     async with Devnet(directory) as net:
         env = net.requestor.client_env()      # what a requestor's program needs
         await net.requestor.kill()            # SIGKILL
         await net.requestor.start()           # the same node again
 
-Leaving the block, however it is left, ends every process, ExeUnits included; the files stay for
-whoever wants to read the logs. A node is ready when its REST API answers and it has a session with
-the relay; the agent, when its offer is on the market.
+They live on loopback, or where `places` says. Leaving the block, however it is left, ends every
+process, ExeUnits included; the files stay for whoever wants to read the logs. A node is ready when
+its REST API answers and it has a session with the relay; the agent, when its offer is on the
+market.
 """
 
 import asyncio
 import os
 import secrets
 import socket
-import sys
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from shem.devnet.daemons import SUBNET, Node, Program, free_port
 from shem.devnet.package import serve_package
+from shem.devnet.places import LOOPBACK_ADDRESS, Place, Places
 from shem.devnet.processes import (
     MARK_VARIABLE,
-    POLL_S,
     Child,
-    DevnetError,
     clean_environment,
     is_exe_unit,
     left_behind,
     spares_ended,
     sweep,
-    tail_of,
 )
+from shem.identity.keys import PrivateKey
 from shem.kernel.errors import ShemError, UsageError
 from shem.kernel.world import World
 from shem.rest.client import RestClient
 from shem.sdk.payloads import WasmPackage
 
-READY_TIMEOUT_S: Final = 30.0
-SUBNET: Final = "devnet"
 RELAY_GREETING: Final = "relay listening on "
 SOCKET_PATH_MAX: Final = 100
 """Unix socket paths have at most 108 bytes, a few of which we keep."""
-
-
-def shem_command() -> list[str]:
-    """Return the installed `shem` of this Python."""
-    script = Path(sys.executable).with_name("shem")
-    if script.exists():
-        return [str(script)]
-    return [sys.executable, "-c", "from shem.cli.main import main; main()"]
-
-
-def free_port(kind: socket.SocketKind) -> int:
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@dataclass(slots=True)
-class Program:
-    """A long-running command of the devnet that can be killed and started again."""
-
-    name: str
-    arguments: tuple[str, ...]
-    directory: Path
-    env: Mapping[str, str]
-    world: World
-    ready: Callable[[], Awaitable[bool]]
-    child: Child | None = None
-    wanted: bool = False
-
-    @property
-    def log(self) -> Path:
-        return self.directory / f"{self.name}.log"
-
-    async def start(self) -> float:
-        """Start, wait until it is ready, and return how many seconds that took."""
-        clock = self.world.clock
-        started = clock.monotonic()
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self.child = await Child.start(
-            self.world,
-            self.name,
-            [*shem_command(), *self.arguments],
-            cwd=self.directory,
-            env=self.env,
-            log=self.log,
-        )
-        self.wanted = True
-        while not await self.ready():
-            self.child.check()
-            if clock.monotonic() - started > READY_TIMEOUT_S:
-                late = f"{self.name} was not ready within {READY_TIMEOUT_S:g} s"
-                raise DevnetError(f"{late}; {tail_of(self.log)}")
-            await clock.sleep(POLL_S)
-        return clock.monotonic() - started
-
-    async def kill(self) -> None:
-        """End it as a crash would; until it is started again, its absence is no failure."""
-        if self.child is not None:
-            self.wanted = False
-            await self.child.kill()
-
-    async def stop(self) -> None:
-        if self.child is not None:
-            self.wanted = False
-            await self.child.stop()
-
-    def check(self) -> None:
-        """Raise DevnetError when it should run and does not."""
-        if self.wanted and self.child is not None:
-            self.child.check()
-
-
-@dataclass(slots=True)
-class Node:
-    """A node daemon and how to reach it."""
-
-    program: Program
-    api_url: str
-    app_key: str = field(repr=False)
-    gsb_url: str
-
-    async def start(self) -> float:
-        return await self.program.start()
-
-    async def kill(self) -> None:
-        await self.program.kill()
-
-    def rest(self) -> RestClient:
-        return RestClient(self.api_url, self.app_key)
-
-    def client_env(self) -> dict[str, str]:
-        """Return the settings of a program that uses this node."""
-        return {
-            "YAGNA_API_URL": self.api_url,
-            "YAGNA_APPKEY": self.app_key,
-            "YAGNA_SUBNET": SUBNET,
-            "GSB_URL": self.gsb_url,
-        }
 
 
 class Devnet:
@@ -156,9 +54,18 @@ class Devnet:
     package: WasmPackage
     relay_address: tuple[str, int]
 
-    def __init__(self, directory: Path, *, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        env: Mapping[str, str] | None = None,
+        places: Places | None = None,
+    ) -> None:
         self.directory = directory.absolute()
         self.world = World()
+        self.places = places or Places()
+        self.requestor_key = PrivateKey.generate(self.world.rng)
+        """Kept outside of its node's data directory, so that another machine may have it."""
         self.mark = secrets.token_hex(8)
         self._env = {**clean_environment(), **(env or {}), MARK_VARIABLE: self.mark}
         self._stack = AsyncExitStack()
@@ -197,6 +104,11 @@ class Devnet:
     def _programs(self) -> tuple[Program, ...]:
         return (self.relay, self.requestor.program, self.provider.program, self.agent)
 
+    @property
+    def package_dir(self) -> Path:
+        """What is in it is served beside the package."""
+        return self.directory / "package"
+
     def exe_units(self) -> list[int]:
         """Return the process ids of the ExeUnits that run now."""
         return [
@@ -209,16 +121,24 @@ class Devnet:
         """Return the environment of a requestor's program."""
         return {**self._env, **self.requestor.client_env()}
 
+    async def new_machine(self, place: Place) -> float:
+        """Lose the requestor's machine; start one in its place that has nothing but the key.
+
+        Returns how many seconds its node took to be ready.
+        """
+        await self.requestor.kill()
+        self.requestor = await self._node("requestor-new", place, self._requestor_env())
+        return await self.requestor.start()
+
     async def _start(self) -> None:
-        package_dir = self.directory / "package"
-        package_dir.mkdir(exist_ok=True)
-        self.package = await self._stack.enter_async_context(serve_package(package_dir))
-        relay_port = free_port(socket.SOCK_DGRAM)
-        self.relay_address = ("127.0.0.1", relay_port)
-        self.relay = self._relay(relay_port)
+        self.package_dir.mkdir(exist_ok=True)
+        served = serve_package(self.package_dir, self.places.web)
+        self.package = await self._stack.enter_async_context(served)
+        self.relay_address = (self.places.relay.address, free_port(socket.SOCK_DGRAM))
+        self.relay = self._relay()
         await self.relay.start()
-        self.requestor = self._node("requestor", relay_port)
-        self.provider = self._node("provider", relay_port)
+        self.requestor = await self._node("requestor", self.places.requestor, self._requestor_env())
+        self.provider = await self._node("provider", self.places.provider, {})
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.requestor.start())
@@ -245,35 +165,42 @@ class Devnet:
     def _nodes(self) -> list[Node]:
         return [node for name in ("requestor", "provider") if (node := getattr(self, name, None))]
 
-    def _relay(self, port: int) -> Program:
-        directory = self.directory / "relay"
+    def _requestor_env(self) -> dict[str, str]:
+        return {"YAGNA_AUTOCONF_ID_SECRET": self.requestor_key.secret_bytes().hex()}
+
+    def _relay(self) -> Program:
+        directory, place = self.directory / "relay", self.places.relay
 
         async def ready() -> bool:
             log = directory / "relay.log"
             return log.exists() and RELAY_GREETING in log.read_text(errors="replace")
 
-        arguments = ("relay", "run", "--listen", f"127.0.0.1:{port}", "--state-dir", str(directory))
-        return Program("relay", arguments, directory, self._env, self.world, ready)
+        listen = f"{place.bind}:{self.relay_address[1]}"
+        arguments = ("relay", "run", "--listen", listen, "--state-dir", str(directory))
+        return Program("relay", arguments, directory, self._env, self.world, place, ready)
 
-    def _node(self, name: str, relay_port: int) -> Node:
+    async def _node(self, name: str, place: Place, extra: Mapping[str, str]) -> Node:
         directory = self.directory / name
-        api_url = f"http://127.0.0.1:{free_port(socket.SOCK_STREAM)}"
+        api_port = free_port(socket.SOCK_STREAM)
+        await self._stack.enter_async_context(place.door(api_port))
+        api_url = f"http://{LOOPBACK_ADDRESS}:{api_port}"
         app_key = secrets.token_hex(16)
         gsb_url = f"unix:{directory / 'gsb.sock'}"
         env = {
             **self._env,
+            **extra,
             "YAGNA_DATADIR": str(directory / "data"),
             "YAGNA_API_URL": api_url,
             "YAGNA_AUTOCONF_APPKEY": app_key,
-            "YA_NET_RELAY_HOST": f"127.0.0.1:{relay_port}",
-            "YA_NET_BIND_URL": f"udp://127.0.0.1:{free_port(socket.SOCK_DGRAM)}",
+            "YA_NET_RELAY_HOST": "{}:{}".format(*self.relay_address),
+            "YA_NET_BIND_URL": f"udp://{place.bind}:{free_port(socket.SOCK_DGRAM)}",
             "GSB_URL": gsb_url,
         }
 
         async def ready() -> bool:
             return await _answers(api_url, app_key, _has_session)
 
-        program = Program(name, ("node", "run"), directory, env, self.world, ready)
+        program = Program(name, ("node", "run"), directory, env, self.world, place, ready)
         return Node(program, api_url, app_key, gsb_url)
 
     def _agent(self) -> Program:
@@ -284,13 +211,14 @@ class Devnet:
             "DATA_DIR": str(directory / "data"),
             "NODE_NAME": "devnet-provider",
             "SUBNET": SUBNET,
-            "SHEM_PRIVATE_TRANSFERS": "yes",  # the package is served on loopback
+            "SHEM_PRIVATE_TRANSFERS": "yes",  # the package is served on this machine
         }
 
         async def ready() -> bool:
             return await _answers(self.provider.api_url, self.provider.app_key, _has_offer)
 
-        return Program("agent", ("provider", "run"), directory, env, self.world, ready)
+        place = self.places.provider
+        return Program("agent", ("provider", "run"), directory, env, self.world, place, ready)
 
 
 async def _answers(

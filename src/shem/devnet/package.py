@@ -1,15 +1,16 @@
-"""Serves the payload's package over HTTP on loopback, as a requestor would from a web server."""
+"""Serves the payload's package over HTTP, as a requestor would from a web server."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from shem.devnet.payload import write_package
+from shem.devnet.places import Loopback, Place
 from shem.sdk.payloads import WasmPackage
 
 
 @asynccontextmanager
-async def serve_package(directory: Path) -> AsyncIterator[WasmPackage]:
+async def serve_package(directory: Path, place: Place | None = None) -> AsyncIterator[WasmPackage]:
     """Pack mandel into `directory`, serve it, and describe it as a payload."""
     from aiohttp import web
 
@@ -19,10 +20,11 @@ async def serve_package(directory: Path) -> AsyncIterator[WasmPackage]:
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        host, port = runner.addresses[0][:2]
-        url = f"http://{host}:{port}/{package.path.name}"
+        where = place or Loopback()
+        listening = where.listen()
+        port = listening.getsockname()[1]
+        await web.SockSite(runner, listening).start()
+        url = f"http://{where.address}:{port}/{package.path.name}"
         yield WasmPackage(url=url, hash=f"sha3:{package.sha3_224}")
     finally:
         await runner.cleanup()

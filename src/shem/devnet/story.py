@@ -8,7 +8,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from shem.devnet.compose import Devnet, Node
+from shem.devnet.compose import Devnet
+from shem.devnet.daemons import Node
 from shem.devnet.processes import POLL_S, DevnetError
 from shem.devnet.program import FIRST_TAG, FRAMES
 from shem.devnet.running import STEP_TIMEOUT_S, Event, Running
