@@ -67,6 +67,7 @@ ELSEWHERE = {
     "exeunit.end_due": "tests/crash/test_exeunit_ending_process.py",
     "exeunit.end_quiet": "tests/crash/test_exeunit_ending_process.py",
     "exeunit.part_delivered": "tests/crash/test_exeunit_ending_process.py",
+    "nursery.forked": "tests/contract/test_provider_nursery.py",
 }
 """Points that are not passed in a deal, and where they are driven."""
 DIES_WITHIN_S = 30.0
@@ -94,6 +95,7 @@ def test_every_point_in_the_source_is_driven_and_documented() -> None:
     assert len(documented) == len(set(documented))
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 async def test_killed_at_each_named_point_a_deal_goes_on(short_dir: Path) -> None:
     async with siege(short_dir, loaded=False) as under:
@@ -106,6 +108,7 @@ async def test_killed_at_each_named_point_a_deal_goes_on(short_dir: Path) -> Non
     under.require_unbroken(len(CASES))
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1_800 if SAMPLE > 10 else 600)
 async def test_killed_around_any_commit_a_deal_goes_on(short_dir: Path) -> None:
     async with siege(short_dir, loaded=False) as under:

@@ -10,14 +10,14 @@ import pytest
 
 from shem.devnet.processes import (
     MARK_VARIABLE,
-    SPARE_TIMEOUT_S,
+    NURSERY_TIMEOUT_S,
     Child,
     DevnetError,
     clean_environment,
     is_alive,
     is_exe_unit,
     left_behind,
-    spares_ended,
+    nurseries_ended,
     sweep,
 )
 from shem.kernel.world import World
@@ -122,26 +122,26 @@ def test_a_process_that_ended_under_our_eyes_is_no_exe_unit() -> None:
     assert not is_exe_unit(watched)
 
 
-async def test_a_spare_is_given_the_time_to_end_by_itself(
+async def test_a_nursery_is_given_the_time_to_end_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     brief = "import time; print('up', flush=True); time.sleep(0.3)"
-    await _start(tmp_path, brief, "spares", "exe-unit", "spare")
+    await _start(tmp_path, brief, "nurseries", "exe-unit", "nursery")
 
-    await spares_ended("spares", tmp_path, WORLD)
-    assert await sweep("spares", tmp_path, WORLD) == 0
+    await nurseries_ended("nurseries", tmp_path, WORLD)
+    assert await sweep("nurseries", tmp_path, WORLD) == 0
 
-    monkeypatch.setattr("shem.devnet.processes.SPARE_TIMEOUT_S", 0.2)
-    await _start(tmp_path, SLEEPS, "spares", "exe-unit", "spare")
-    await spares_ended("spares", tmp_path, WORLD)
-    assert await sweep("spares", tmp_path, WORLD) == 1
+    monkeypatch.setattr("shem.devnet.processes.NURSERY_TIMEOUT_S", 0.2)
+    await _start(tmp_path, SLEEPS, "nurseries", "exe-unit", "nursery")
+    await nurseries_ended("nurseries", tmp_path, WORLD)
+    assert await sweep("nurseries", tmp_path, WORLD) == 1
 
 
-async def test_nobody_waits_for_what_is_no_spare(tmp_path: Path) -> None:
+async def test_nobody_waits_for_what_is_no_nursery(tmp_path: Path) -> None:
     began = WORLD.clock.monotonic()
     await _start(tmp_path, SLEEPS, "others")
 
-    await spares_ended("others", tmp_path, WORLD)
+    await nurseries_ended("others", tmp_path, WORLD)
 
     assert await sweep("others", tmp_path, WORLD) == 1
-    assert WORLD.clock.monotonic() - began < SPARE_TIMEOUT_S
+    assert WORLD.clock.monotonic() - began < NURSERY_TIMEOUT_S

@@ -30,7 +30,7 @@ from shem.devnet.processes import (
     clean_environment,
     is_exe_unit,
     left_behind,
-    spares_ended,
+    nurseries_ended,
     sweep,
 )
 from shem.identity.keys import PrivateKey
@@ -157,7 +157,7 @@ class Devnet:
                 getattr(self, "relay", None),
             ]
             await asyncio.gather(*(program.stop() for program in programs if program))
-            await spares_ended(self.mark, self.directory, self.world)
+            await nurseries_ended(self.mark, self.directory, self.world)
         finally:
             self.killed_at_end = await sweep(self.mark, self.directory, self.world)
             await self._stack.aclose()

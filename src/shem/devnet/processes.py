@@ -19,15 +19,15 @@ import psutil
 
 from shem.kernel.errors import ShemError
 from shem.kernel.world import Process, World
-from shem.provider.exeunits import SPARE, activity_of
+from shem.provider.exeunits import NURSERY, activity_of
 
 MARK_VARIABLE: Final = "SHEM_DEVNET"
 EXE_UNIT: Final = "exe-unit"
 STOP_TIMEOUT_S: Final = 8.0
 """From SIGTERM to SIGKILL."""
 KILL_TIMEOUT_S: Final = 5.0
-SPARE_TIMEOUT_S: Final = 8.0
-"""A spare ExeUnit ends when its agent has; it may be importing just then."""
+NURSERY_TIMEOUT_S: Final = 8.0
+"""A nursery ends when its agent has; it may be importing just then."""
 POLL_S: Final = 0.05
 LOG_TAIL_LINES: Final = 12
 FOREIGN_SETTINGS: Final = ("YAGNA_", "YA_", "SHEM_", "GSB_URL", "SUBNET", "DATA_DIR", "NODE_NAME")
@@ -139,10 +139,10 @@ def is_exe_unit(process: psutil.Process) -> bool:
         return False
 
 
-def is_spare(process: psutil.Process) -> bool:
-    """Whether it is an ExeUnit in reserve, without an activity."""
+def is_nursery(process: psutil.Process) -> bool:
+    """Whether ExeUnits are forked there, and not one of them."""
     try:
-        return tuple(process.cmdline()[-len(SPARE) :]) == SPARE and activity_of(process) is None
+        return tuple(process.cmdline()[-len(NURSERY) :]) == NURSERY and activity_of(process) is None
     except psutil.Error:
         return False
 
@@ -163,16 +163,16 @@ def _belongs(process: psutil.Process, mark: str, directory: str) -> bool:
         if process.environ().get(MARK_VARIABLE) == mark:
             return True
         command = process.cmdline()
-        at_home = any(part.startswith(directory + os.sep) for part in command)
-        return EXE_UNIT in command and at_home
+        places = [*command, process.cwd()] if EXE_UNIT in command else []
+        return any(place.startswith(directory + os.sep) for place in places)
     except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
         return False
 
 
-async def spares_ended(mark: str, directory: Path, world: World) -> None:
-    """Wait for the spares of an agent that has ended, but not for ever."""
-    deadline = world.clock.monotonic() + SPARE_TIMEOUT_S
-    while any(map(is_spare, left_behind(mark, directory))):
+async def nurseries_ended(mark: str, directory: Path, world: World) -> None:
+    """Wait for the nursery of an agent that has ended, but not for ever."""
+    deadline = world.clock.monotonic() + NURSERY_TIMEOUT_S
+    while any(map(is_nursery, left_behind(mark, directory))):
         if world.clock.monotonic() > deadline:
             return
         await world.clock.sleep(POLL_S)

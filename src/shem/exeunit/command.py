@@ -7,7 +7,6 @@ import asyncio
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -112,12 +111,12 @@ def service_bus(
     asyncio.run(_serve(setup))
 
 
-@exe_unit.command("spare", hidden=True)
-def spare() -> None:
-    """Be ready for an activity that comes on standard input."""
-    from shem.exeunit.spare import wait_for_work
+@exe_unit.command("nursery", hidden=True)
+def nursery() -> None:
+    """Fork an ExeUnit for every order that comes on standard input."""
+    from shem.exeunit.nursery import tend
 
-    args = wait_for_work(sys.stdin.buffer)
+    args = tend()
     if args is not None:
         exe_unit.main(args=args, prog_name="shem exe-unit", standalone_mode=False)
 

@@ -35,6 +35,11 @@ class PipedProcess:
         """Wait for the end of this process alone and return its exit code."""
         return await self._process.wait()
 
+    def kill(self) -> None:
+        """SIGKILL, unless it has ended."""
+        if self._process.returncode is None:
+            self._process.kill()
+
     def close(self) -> None:
         """Read no more; the process may go on."""
         self.stdin.close()

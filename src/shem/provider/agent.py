@@ -25,11 +25,11 @@ from shem.provider.config import ProviderConfig
 from shem.provider.descriptor import Descriptor, offer_template
 from shem.provider.exeunits import Processes, Units
 from shem.provider.hardware import Machine
+from shem.provider.nursery import NurseryProcesses
 from shem.provider.offers import Offers, capacity_of
 from shem.provider.patience import BackOff, until_answered
 from shem.provider.records import Records
 from shem.provider.settings import SettingsWatch
-from shem.provider.spares import WarmProcesses
 from shem.rest.client import RestClient
 from shem.rest.errors import ApiError, Disconnected
 from shem.rest.models import AgreementOperationEvent, ProviderEvent
@@ -164,15 +164,15 @@ class Agent:
         return self._config.data_dir
 
     def _units(self, scope: TaskScope) -> Units:
-        """Return where ExeUnits run, with a spare where they are processes."""
+        """Return where ExeUnits run: forked, where they are processes of this machine."""
         units = self._surroundings.units(self._world)
-        if not self._config.spare or not isinstance(units, Processes):
+        if not self._config.nursery or not isinstance(units, Processes):
             return units
-        warm = WarmProcesses(
-            self._world, directory=self._config.spare_dir, gsb_url=self._config.gsb_url
+        forked = NurseryProcesses(
+            self._world, directory=self._config.exe_unit_dir, gsb_url=self._config.gsb_url
         )
-        scope.spawn(warm.run(), "spare ExeUnit")
-        return warm
+        scope.spawn(forked.run(), "nursery")
+        return forked
 
     async def _session_id(self, records: Records, named: str | None) -> str:
         """Return the session id, made once: events of earlier runs stay ours."""

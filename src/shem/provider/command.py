@@ -191,7 +191,7 @@ def load_config(options: dict[str, Any]) -> ProviderConfig:
         termination_s=seconds(
             "process_termination_timeout", "PROCESS_TERMINATION_TIMEOUT", DEFAULT_TERMINATION_S
         ),
-        spare=flag("SPARE_EXE_UNIT", default=True),
+        nursery=flag("EXE_UNIT_NURSERY", default=True),
         clears_activities=is_on("auto_cleanup_activity"),
         clears_agreements=is_on("auto_cleanup_agreement"),
     )

@@ -97,14 +97,14 @@ class ProviderConfig:
     idle_agreement_s: float = DEFAULT_IDLE_S
     termination_s: float = DEFAULT_TERMINATION_S
     """How long an ExeUnit may take to end before it is killed."""
-    spare: bool = True
-    """Whether an ExeUnit process is kept in reserve."""
+    nursery: bool = True
+    """Whether our own ExeUnits are forked by a process that has everything imported."""
     clears_activities: bool = False
     clears_agreements: bool = False
     """Whether work directories go as soon as nobody needs them, not only when they are old."""
 
     @property
-    def spare_dir(self) -> Path:
+    def exe_unit_dir(self) -> Path:
         return self.data_dir / "exe-unit"
 
     @property
@@ -113,11 +113,11 @@ class ProviderConfig:
 
     @property
     def work_dir(self) -> Path:
-        return self.data_dir / "exe-unit" / "work"
+        return self.exe_unit_dir / "work"
 
     @property
     def cache_dir(self) -> Path:
-        return self.data_dir / "exe-unit" / "cache"
+        return self.exe_unit_dir / "cache"
 
 
 def platform_of(network: str) -> str:

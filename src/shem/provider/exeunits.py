@@ -2,7 +2,7 @@
 
 A process is known by its pid *and* its start time, so that a reused pid is never taken for it. One
 that was started just before the agent died, and not written down, is found by its command line, or
-by its work directory when it was a spare (`spares`).
+by its work directory when it was forked (`nursery`).
 """
 
 import asyncio
@@ -19,11 +19,11 @@ import psutil
 
 from shem.exeunit.ending import ENDED_NAME
 from shem.exeunit.estate import KEEPS
-from shem.kernel.world import Process, World
+from shem.kernel.world import World
 
 SERVICE: Final = "service-bus"
-SPARE: Final = ("exe-unit", "spare")
-"""How the command line of a spare ends; it stays so when the spare has an activity."""
+NURSERY: Final = ("exe-unit", "nursery")
+"""How the command line of a nursery ends, and of all that it has forked."""
 _ACTIVITY_ID: Final = re.compile(r"[0-9a-f]{32}")
 LOG_NAME: Final = "exe-unit.log"
 POLL_S: Final = 0.25
@@ -35,6 +35,13 @@ FINISHING_SIGNAL: Final = signal.SIGUSR1
 SECRETS: Final = frozenset({"YAGNA_APPKEY", "SHEM_APPKEY", "YAGNA_AUTOCONF_APPKEY"})
 """What an ExeUnit is not given of the agent's environment."""
 _START_SLACK_S: Final = 0.05
+
+
+class Child(Protocol):
+    """A process that this agent has started."""
+
+    async def wait(self) -> int | None:
+        """Wait for the end; None when it must be looked for in another way."""
 
 
 class Unit(Protocol):
@@ -83,7 +90,7 @@ class ExeUnitProcess:
 
     pid: int
     started: float
-    child: Process | None = None
+    child: Child | None = None
 
     def is_alive(self) -> bool:
         try:
@@ -95,8 +102,8 @@ class ExeUnitProcess:
 
     async def wait(self, world: World) -> int | None:
         """Wait for the end; the exit code, or None when it cannot be known."""
-        if self.child is not None:
-            return await self.child.wait()
+        if self.child is not None and (code := await self.child.wait()) is not None:
+            return code
         while self.is_alive():
             await world.clock.sleep(POLL_S)
         return None
@@ -158,7 +165,7 @@ def activity_of(process: psutil.Process) -> str | None:
     command: list[str] = process.cmdline()
     if SERVICE in command[:-1]:
         return command[command.index(SERVICE) + 1]
-    if tuple(command[-len(SPARE) :]) == SPARE:
+    if tuple(command[-len(NURSERY) :]) == NURSERY:
         name = Path(process.cwd()).name
         return name if _ACTIVITY_ID.fullmatch(name) else None
     return None
