@@ -268,6 +268,7 @@ class ExeUnit:
         self.calls: list[str] = []
         self.http: list[dict[str, Any]] = []
         self.http_reply: object = None
+        self.has_enclave = False
         self.stream_pause_s = 0.0
         self.auto = True
         self.alive = True
@@ -287,6 +288,7 @@ class ExeUnit:
             "GetExecBatchResults": self._results,
             "GetRunningCommand": self._running,
             "GsbHttpCallMessage": self._http,
+            **({"CallEncryptedService": self._sealed} if self.has_enclave else {}),
         }
         if not self._legacy:
             served |= {"ResolveBatch": self._resolve, "ListBatches": self._list}
@@ -426,6 +428,10 @@ class ExeUnit:
                 "timestamp": "2026-11-23T20:00:00.123456",
                 "index": index,
             }
+
+    async def _sealed(self, _call: Call, body: Any) -> object:
+        """Be an enclave: nobody else can read what it is told."""
+        return list(as_bytes(body["bytes"])[::-1])
 
     async def _http(self, _call: Call, body: Any) -> object:
         """Be a service that echoes: status 201, what it was asked as its body."""

@@ -291,7 +291,7 @@ NOTHING = "DAO error: Not found: agreement id for activity: deadbeef"
             400,
             "Bad request: Invalid requestor pub key: Invalid character 'z' at position 0",
         ),
-        (("POST", "/activity/00/encrypted", None), 501, "encrypted execution is not supported yet"),
+        (("POST", "/activity/deadbeef/encrypted", None), 500, NOTHING),
         (("GET", "/activity/deadbeef/proxy-http/a/b", None), 500, NOTHING),
         (("PATCH", "/activity/deadbeef/proxy-http/a/b", None), 500, NOTHING),
     ],

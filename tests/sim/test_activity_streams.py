@@ -231,6 +231,34 @@ def test_an_answer_that_is_none_is_the_peers_fault(play: Play, reply: Any) -> No
     play(story)
 
 
+def test_a_sealed_message_reaches_an_enclave_and_only_for_the_requestor(play: Play) -> None:
+    async def story(town: Town, rest: Client, provider: Client) -> None:
+        activity = await town.create()
+        unit = town.agent.unit
+        unit.unbind()
+        unit.has_enclave = True
+        unit.bind()
+
+        answer = await rest("POST", f"/activity/{activity}/encrypted", [1, 2])
+        assert (answer.status, answer.body) == (200, b"]2 ,1[")
+        assert answer.content_type == "application/octet-stream"
+        assert (await provider("POST", f"/activity/{activity}/encrypted", [1])).status == 404
+
+    play(story)
+
+
+def test_an_exeunit_without_an_enclave_answers_as_one_of_a_yagna_does(play: Play) -> None:
+    async def story(town: Town, rest: Client, _provider: Client) -> None:
+        activity = await town.create()
+        answer = await rest("POST", f"/activity/{activity}/encrypted", [1, 2])
+
+        assert (answer.status, answer.json["code"]) == (500, "endpoint-gone")
+        assert "CallEncryptedService` error: GSB failure" in answer.json["message"]
+        assert "endpoint address not found" in answer.json["message"]
+
+    play(story)
+
+
 def test_what_belongs_to_this_connection_is_not_forwarded() -> None:
     headers = [
         ("Host", "h"),

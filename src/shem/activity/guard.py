@@ -20,7 +20,7 @@ from shem.activity.watch import Watch
 from shem.bus.router import Bus
 from shem.bus.typed import read_body
 from shem.bus.types import Call, GsbError, Handler, NoSuchEndpoint, StreamHandler
-from shem.kernel.errors import NotSupported, ShemError
+from shem.kernel.errors import ShemError
 from shem.kernel.world import World
 from shem.permissions import Action
 from shem.store.unit import Store
@@ -37,9 +37,9 @@ ACTIONS: Final[dict[str, Action]] = {
     "GetActivityUsage": Action.GET_ACTIVITY_USAGE,
     "GsbHttpCallMessage": Action.EXEC,
     "GsbHttpCallStreamingMessage": Action.EXEC,
+    "CallEncryptedService": Action.EXEC,
 }
-"""What may be said to an ExeUnit, and the action it is."""
-LATER: Final = frozenset({"CallEncryptedService"})
+"""What may be said to an ExeUnit, and the action it is. The last only one in an enclave serves."""
 RESULT_STREAM: Final = "StreamExecBatchResults"
 STREAMS: Final = frozenset({RESULT_STREAM, "GsbHttpCallStreamingMessage"})
 DEFAULT_WAIT_S: Final = 5.0
@@ -93,14 +93,12 @@ class Guard:
         """Return whose ExeUnit is meant, and what it is told; raises when the caller may not."""
         activity_id, _, message = call.address.removeprefix(f"{EXEUNIT}/").partition("/")
         action = ACTIONS.get(message)
-        if action is None and message not in LATER:
+        if action is None:
             raise NoSuchEndpoint
         activity = await load_activity(self._store.fetch, activity_id, Role.PROVIDER)
         if activity is None:
             raise NoSuchEndpoint
-        require(call.caller, action or Action.EXEC, activity, self._world.clock.wall_ns())
-        if action is None:
-            raise NotSupported(f"{message} is not supported yet")
+        require(call.caller, action, activity, self._world.clock.wall_ns())
         return activity, message
 
     def _is_there(self, call: Call) -> bool:

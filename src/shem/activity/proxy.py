@@ -1,8 +1,9 @@
-"""HTTP calls to a service inside an activity, carried over the bus (`…/proxy-http/…`).
+"""What passes through to an activity as it is: HTTP calls (`…/proxy-http/…`), sealed messages.
 
 Rules (docs/protocol/activity-exeunit.md §2.8): method, path with its query, headers and body go to
 the ExeUnit, status, headers and body come back. What is meant for this node alone stays here: the
-application key in the header or in the query, and the headers of the connection.
+application key in the header or in the query, and the headers of the connection. A sealed message
+(§2.7) is for an ExeUnit in an enclave to open; any other answers that it has no such endpoint.
 """
 
 import asyncio
@@ -101,6 +102,21 @@ class Proxy:
         if not isinstance(reply, dict):
             raise WireError("an HTTP answer is a map")
         return _head(reply.get("header")), _body(reply.get("body"))
+
+    async def sealed(self, activity: Activity, message: bytes, timeout_s: float) -> bytes:
+        """Return the answer to a message that only the ExeUnit can read."""
+        reply = await self._peers.ask(
+            activity.identity,
+            activity.provider,
+            f"exeunit/{activity.activity_id}/CallEncryptedService",
+            {
+                "activityId": activity.activity_id,
+                "sender": activity.identity,
+                "bytes": message,
+            },
+            timeout_s=timeout_s,
+        )
+        return as_bytes(reply)
 
     async def stream(
         self, activity: Activity, call: HttpCall

@@ -296,6 +296,13 @@ class ActivityService:
         activity = await self._own(caller, activity_id, Action.EXEC)
         return await self._told(activity, self._proxy.stream(activity, call))
 
+    async def sealed(
+        self, caller: Caller, activity_id: str, message: bytes, timeout_s: float
+    ) -> bytes:
+        """Pass a message on that only an ExeUnit in an enclave can read."""
+        activity = await self._own(caller, activity_id, Action.EXEC)
+        return await self._told(activity, self._proxy.sealed(activity, message, timeout_s))
+
     async def batches(self, caller: Caller, activity_id: str) -> list[dict[str, object]]:
         activity = await self._own(caller, activity_id, Action.GET_EXEC_BATCH_RESULTS)
         await self._resync.caught_up(activity.provider, CATCH_UP_S)

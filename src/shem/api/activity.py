@@ -35,7 +35,7 @@ from shem.api.kit import (
     read_json,
     route,
 )
-from shem.kernel.errors import NotSupported, TimedOut, UsageError
+from shem.kernel.errors import TimedOut, UsageError
 from shem.kernel.ids import parse_activity_id, parse_batch_id, parse_node_id
 from shem.market.ids import parse_agreement_id
 from shem.wire.errors import WireError
@@ -43,7 +43,8 @@ from shem.wire.errors import WireError
 BASE: Final = "/activity-api/v1"
 INTENT_ID_MAX: Final = 64
 SSE: Final = "text/event-stream"
-STREAMED: Final = frozenset({SSE, "application/octet-stream"})
+OCTETS: Final = "application/octet-stream"
+STREAMED: Final = frozenset({SSE, OCTETS})
 """What a proxied call must accept, to the letter, to get its answer as it comes."""
 
 Served = Callable[[Request, Context], Awaitable[object]]
@@ -92,7 +93,7 @@ def routes(activity: ActivityService) -> list[Route]:
         route("POST", f"{one}/exec", _json(api.execute)),
         route("GET", f"{one}/exec", _json(api.batches)),
         route("GET", f"{one}/exec/{{batch_id}}", api.results),
-        route("POST", f"{one}/encrypted", _later("encrypted execution")),
+        route("POST", f"{one}/encrypted", api.encrypted),
         *(route(method, f"{one}/proxy-http/{{url:path}}", api.proxy) for method in methods),
     ]
     promise(BASE, table, PROMISES)
@@ -102,13 +103,6 @@ def routes(activity: ActivityService) -> list[Route]:
 def _json(served: Served) -> Handler:
     async def handler(request: Request, who: Context) -> Response:
         return json_reply(await served(request, who))
-
-    return handler
-
-
-def _later(what: str) -> Handler:
-    async def handler(request: Request, who: Context) -> Response:
-        raise NotSupported(f"{what} is not supported yet")
 
     return handler
 
@@ -216,6 +210,11 @@ class _Api:
             return _with_head(StreamingResponse(chunks, head.status), head, accept)
         head, body = await self._activity.proxy(who.caller, _id(request), call)
         return _with_head(Response(body, head.status), head, None)
+
+    async def encrypted(self, request: Request, who: Context) -> Response:
+        message = await read_body(request)
+        answer = await self._activity.sealed(who.caller, _id(request), message, _timeout_s(request))
+        return Response(answer, media_type=OCTETS)
 
     async def monitor(self, request: Request, who: Context) -> Response:
         del request
