@@ -378,6 +378,34 @@ async def test_a_client_comes_back_after_its_node_and_serves_as_before(tmp_path:
             await until(lambda: connections == [1, 1])
 
 
+async def test_an_address_bound_as_the_connection_breaks_is_served_over_the_next(
+    station: Station,
+) -> None:
+    client = await station.client()
+    assert client._link is not None
+    client._link.close()
+
+    await client.bind("/public/x", echo)
+
+    await until(lambda: station.bus.is_bound("/public/x"))
+    assert await station.bus.call(ME, "/public/x", b"back", timeout_s=5)
+
+
+async def test_a_connection_that_ends_fails_the_registration_that_waits(tmp_path: Path) -> None:
+    address = GsbAddress(path=tmp_path / "deaf.sock")
+
+    async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        await asyncio.sleep(0.05)
+        writer.close()
+
+    server = await asyncio.start_unix_server(deaf, str(address.path))
+    async with server, BusClient(address, reconnect=False) as client:
+        await client.connected()
+        with pytest.raises(Unreachable):
+            await client.bind("/public/x", echo)
+
+
 async def test_an_address_taken_at_the_return_is_asked_for_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

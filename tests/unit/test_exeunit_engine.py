@@ -1,8 +1,10 @@
 """The engine in one process, with the real runtime and a disk that can fail."""
 
 import asyncio
+import gc
 import os
 import threading
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -148,6 +150,23 @@ async def test_an_exec_that_was_given_up_is_whole_all_the_same(
         assert result["result"] == "Ok"
     assert place.ledger() == ["x"]
     assert [r["batch"] for r in place.records() if r["kind"] == "accepted"] == ["setup", "b"]
+
+
+async def test_what_an_ending_process_does_not_begin_any_more_leaves_nothing_behind(
+    place: Place,
+) -> None:
+    async with place.engine() as engine:
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            giving_up = asyncio.create_task(engine.note_end(lambda: None))
+            await asyncio.sleep(0)  # its work is about to begin
+            await engine._scope.__aexit__(None, None, None)
+
+            giving_up.cancel()
+            await asyncio.wait((giving_up,))
+            del giving_up
+            gc.collect()
+        assert [str(w.message) for w in found] == []
 
 
 async def test_a_batch_that_cannot_be_written_down_is_refused_and_may_come_again(

@@ -20,7 +20,7 @@ from shem.bus.link import Link, open_streams
 from shem.bus.outcome import only, timed_items, within
 from shem.bus.router import Binding, Bus
 from shem.bus.typed import ErrorForm, Serve, as_message, typed, unwrap
-from shem.bus.types import LOCAL_CALLER, Call, Handler, Reply, StreamHandler
+from shem.bus.types import LOCAL_CALLER, Call, GsbError, Handler, Reply, StreamHandler
 from shem.kernel.config import GsbAddress
 from shem.kernel.errors import Conflict, ShemError, Unreachable, UsageError
 from shem.kernel.tasks import TaskScope
@@ -76,7 +76,8 @@ class BusClient:
         self._bindings: dict[str, Binding] = {}
         self._registered: set[str] = set()
         self._registering = asyncio.Lock()
-        self._waiting: dict[type, deque[asyncio.Future[Packet]]] = {}
+        self._waiting: dict[type, deque[asyncio.Future[Packet | None]]] = {}
+        """Control packets that wait for their replies; None: the connection broke."""
         self._link: Link | None = None
         self._changed = asyncio.Event()
         self._ended = False
@@ -238,7 +239,7 @@ class BusClient:
             while queue:
                 future = queue.popleft()
                 if not future.done():
-                    future.set_exception(Unreachable("lost connection"))
+                    future.set_result(None)
 
     async def _announce(self, binding: Binding) -> None:
         self._bindings[binding.prefix] = binding
@@ -290,10 +291,16 @@ class BusClient:
 
     async def _control(self, link: Link, packet: Packet, kind: type) -> Packet:
         """Send a packet whose reply carries no id: replies come in order of the requests."""
-        future: asyncio.Future[Packet] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Packet | None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(kind, deque()).append(future)
-        await link.send(packet)
-        return await future
+        try:
+            await link.send(packet)
+        except GsbError as error:
+            raise Unreachable(error.message) from error
+        reply = await future
+        if reply is None:
+            raise Unreachable("lost connection")
+        return reply
 
     def _take_control(self, packet: Packet) -> None:
         queue = self._waiting.get(type(packet))

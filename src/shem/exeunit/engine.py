@@ -7,7 +7,7 @@ bus; `service` speaks for it.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Final, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 import structlog
 
@@ -28,6 +28,7 @@ from shem.kernel.world import World
 RESULTS_WAIT_MAX_S: Final = 3_600.0
 JOURNAL_RETRY_S: Final = 1.0
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 log = structlog.get_logger()
@@ -71,7 +72,7 @@ class Engine:
 
     async def exec(self, batch_id: str, script: Script) -> None:
         """Accept a batch durably and begin it; a repeat of an accepted one changes nothing."""
-        await self._to_the_end(self._accept(batch_id, script))
+        await self._to_the_end(self._accept, batch_id, script)
 
     async def _accept(self, batch_id: str, script: Script) -> None:
         async with self._writing:
@@ -87,7 +88,7 @@ class Engine:
 
     async def resolve(self, batch_id: str) -> bool:
         """Say whether a batch was accepted; once this says no, it never will be."""
-        return await self._to_the_end(self._resolve(batch_id))
+        return await self._to_the_end(self._resolve, batch_id)
 
     async def _resolve(self, batch_id: str) -> bool:
         async with self._writing:
@@ -146,7 +147,7 @@ class Engine:
 
     async def note_end(self, decide: Callable[[], Record | None]) -> bool:
         """Take the end of the work one step further, if that is still so; False: it is not."""
-        return await self._to_the_end(self._note_end(decide))
+        return await self._to_the_end(self._note_end, decide)
 
     async def _note_end(self, decide: Callable[[], Record | None]) -> bool:
         async with self._writing:
@@ -222,13 +223,15 @@ class Engine:
                 passing("exeunit.result_durable")
                 return
 
-    async def _to_the_end(self, work: Coroutine[object, object, T]) -> T:
+    async def _to_the_end(
+        self, work: Callable[P, Coroutine[object, object, T]], *args: P.args, **options: P.kwargs
+    ) -> T:
         """Do `work` whole even when the caller stops waiting: disk and memory stay alike."""
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
         async def body() -> None:
             try:
-                result = await work
+                result = await work(*args, **options)
             except ShemError as error:
                 if not done.cancelled():
                     done.set_exception(error)
