@@ -9,6 +9,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,14 @@ def short_dir(request: pytest.FixtureRequest) -> Iterator[Path]:
     yield path
     if request.session.testsfailed == failed_before:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have long tests begin first, so that none runs alone at the end.
+
+    A worker of xdist is given two tests ahead: behind each long one stands a short one.
+    """
+    long = [item for item in items if item.get_closest_marker("long")]
+    short = [item for item in items if not item.get_closest_marker("long")]
+    pairs = zip_longest(long, short)
+    items[:] = [item for pair in pairs for item in pair if item is not None]

@@ -19,10 +19,10 @@ SUITES: Final[dict[str, list[str]]] = {
     "fast": ["-n", "2", "tests/unit", "tests/property"],
     "contract": ["-n", "2", "tests/contract"],
     "sim": ["-n", "2", "tests/sim", "tests/fuzz"],
-    "crash": ["-n", "2", "tests/crash"],
-    "interop": ["-n", "3", "--dist", "loadfile", "tests/interop"],
+    "crash": ["-n", "4", "--maxschedchunk", "1", "tests/crash"],
+    "interop": ["-n", "4", "--dist", "loadfile", "tests/interop"],
     "netns": ["-n", "4", "--dist", "worksteal", "tests/netns"],
-    "e2e": ["-n", "2", "tests/e2e"],
+    "e2e": ["-n", "4", "--maxschedchunk", "1", "tests/e2e"],
 }
 NEEDS: Final[dict[str, str]] = {
     "postgresql": "/usr/lib/postgresql",

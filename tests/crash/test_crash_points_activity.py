@@ -134,6 +134,7 @@ def _pid(program: Program) -> int:
     return program.child.pid
 
 
+@pytest.mark.long
 async def test_an_activity_survives_a_kill_at_any_durable_system_call(
     short_dir: Path, pytestconfig: pytest.Config
 ) -> None:

@@ -96,6 +96,7 @@ class Bench:
         return syscalls.writer_of(self.pair.pid(name)), log
 
 
+@pytest.mark.long
 async def test_a_negotiation_survives_a_kill_at_any_durable_system_call(
     short_dir: Path, pytestconfig: pytest.Config
 ) -> None:

@@ -10,6 +10,7 @@ from tests.crash.slice_siege import siege
 ROUNDS = int(os.environ.get("SHEM_CRASH_ROUNDS", "25"))
 
 
+@pytest.mark.long
 @pytest.mark.timeout(200 + 16 * ROUNDS)
 async def test_a_requestor_daemon_killed_at_any_moment_loses_and_doubles_nothing(
     short_dir: Path,

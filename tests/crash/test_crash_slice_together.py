@@ -13,6 +13,7 @@ RELAY_ROUNDS = 5
 ALL_ROUNDS = 3
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 async def test_any_of_them_and_all_of_them_killed_lose_and_double_nothing(short_dir: Path) -> None:
     async with siege(short_dir) as under:
