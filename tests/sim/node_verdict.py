@@ -240,4 +240,4 @@ def outcome_of(seed: int) -> Outcome:
         results=sum(len(batch.results) for batch in notes),
         virtual_minutes=int(city.lived_s // 60),
     )
-    return Outcome(seed, city.world.broken, list(city.world.events), figures)
+    return Outcome(seed, city.world.broken, city.world.timeline, figures)

@@ -155,6 +155,9 @@ class SimWorld:
         self.ledger: list[Entry] = []
         self.events: deque[str] = deque(maxlen=EVENTS_KEPT)
         self.broken: list[str] = []
+        self._led_to_it: list[str] = []
+        self._last = ("", "")
+        self._times = 0
         self.rented: set[str] = set()
         """Activities that a program has written down as its own."""
         self.is_calm = False
@@ -164,9 +167,23 @@ class SimWorld:
     def wrong(self, what: str) -> None:
         self.broken.append(what)
         self.note("WRONG", what)
+        if len(self.broken) == 1:
+            self._led_to_it = list(self.events)
+            self.events.clear()
 
     def note(self, who: str, what: str) -> None:
-        self.events.append(f"{self.clock.monotonic():9.3f}  {who:22} {what}")
+        """Keep what happened; what happens again and again is one event."""
+        self._times = self._times + 1 if (who, what) == self._last else 1
+        self._last = who, what
+        if self._times > 1 and self.events:
+            self.events.pop()
+        times = f"  ({self._times} times)" if self._times > 1 else ""
+        self.events.append(f"{self.clock.monotonic():9.3f}  {who:22} {what}{times}")
+
+    @property
+    def timeline(self) -> list[str]:
+        """What led to the first thing that was wrong, and the last that happened."""
+        return [*self._led_to_it, *self.events]
 
     def log(self, _logger: object, level: str, event: dict[str, Any]) -> dict[str, Any]:
         """Keep what the processes log: a processor of structlog."""
