@@ -34,7 +34,7 @@ def test_the_runtime_works_here() -> None:
     "args",
     [
         ("--sec-key", "ab", "test"),
-        ("from-file", "commands.json"),
+        ("from-file", "commands.json", "--requestor-pub-key", "ab"),
     ],
 )
 def test_what_is_not_built_says_so(args: tuple[str, ...]) -> None:

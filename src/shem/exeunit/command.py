@@ -7,8 +7,10 @@ import asyncio
 import json
 import os
 import signal
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -19,8 +21,9 @@ from shem.kernel.errors import NotSupported, UsageError
 from shem.kernel.world import World
 
 if TYPE_CHECKING:
+    from shem.exeunit.from_file import FileRun, Outcome
     from shem.exeunit.runtimes.choice import RuntimeChoice
-    from shem.exeunit.service import Setup
+    from shem.exeunit.service import ExeUnit, Setup
 
 ENDING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT)
 
@@ -122,15 +125,60 @@ def nursery() -> None:
 
 
 @exe_unit.command("from-file")
-@click.argument("input_file", required=False)
-@click.option("-a", "--agreement")
-@click.option("-w", "--work-dir")
-@click.option("-c", "--cache-dir")
-@click.option("--report-url")
-@click.option("--service-id")
-def from_file(**_: object) -> None:
-    """Run a command file (not supported yet)."""
-    raise NotSupported("running a command file is not supported yet")
+@click.argument("input_file", metavar="INPUT", type=click.Path(path_type=Path))
+@click.option("--image", type=click.Path(path_type=Path), help="The package to run: a local file.")
+@click.option(
+    "-a",
+    "--agreement",
+    type=click.Path(path_type=Path),
+    help="Terms to run under: package, limits, counters.",
+)
+@click.option(
+    "-w",
+    "--work-dir",
+    type=click.Path(path_type=Path),
+    help="Where to work; an empty directory, which stays [one that is removed].",
+)
+@click.option("-c", "--cache-dir", type=click.Path(path_type=Path), help="Where packages are kept.")
+@click.option("--report-url", default="", help="Where on the node's bus to report state and usage.")
+@click.option("--service-id", help="The activity to report as.")
+@click.option("--requestor-pub-key", hidden=True)
+@click.pass_obj
+def from_file(
+    choice: "RuntimeChoice", /, *, input_file: Path, image: Path | None, **options: Any
+) -> None:
+    """Run the ExeScript in INPUT, a JSON array of commands, without a node.
+
+    Prints the results as the REST API gives them; fails when a command did.
+    """
+    if options["requestor_pub_key"] is not None:
+        raise NotSupported("--requestor-pub-key (SGX) is not supported")
+    if image is not None and not image.is_file():
+        raise UsageError(f"--image: there is no file {image}")
+    from shem.exeunit.from_file import FileRun, read_script, write_agreement
+    from shem.exeunit.service import Setup
+    from shem.kernel.world import new_hex_id
+
+    script, world = read_script(input_file), World()
+    with tempfile.TemporaryDirectory(prefix="shem-exe-unit-") as spare:
+        work_dir = (options["work_dir"] or Path(spare, "work")).absolute()
+        cache_dir = (options["cache_dir"] or Path(spare, "cache")).absolute()
+        for directory in (work_dir, cache_dir):
+            directory.mkdir(parents=True, exist_ok=True)
+        setup = Setup(
+            activity_id=options["service_id"] or new_hex_id(world.rng),
+            report_url=options["report_url"],
+            agreement_file=options["agreement"] or write_agreement(Path(spare, "agreement.json")),
+            work_dir=work_dir,
+            cache_dir=cache_dir,
+            gsb_url=setting("GSB_URL", "GSB_URL") or DEFAULT_GSB_URL,
+            runtime=choice,
+        )
+        image = None if image is None else image.absolute()
+        outcome = asyncio.run(_run(lambda: FileRun(setup, script, world, image)))
+    click.echo(json.dumps(outcome.results, indent=2, default=list))
+    if not outcome.ok:
+        raise SystemExit(1)
 
 
 @exe_unit.command("offer-template")
@@ -151,8 +199,18 @@ async def _serve(setup: "Setup") -> None:
     from shem.exeunit.service import ExeUnit
 
     unit = ExeUnit(setup, World())
+    _end_by_signal(unit)
+    asyncio.get_running_loop().add_signal_handler(FINISHING_SIGNAL, unit.finish)
+    await unit.serve()
+
+
+async def _run(make: "Callable[[], FileRun]") -> "Outcome":
+    run = make()
+    _end_by_signal(run)
+    return await run.run()
+
+
+def _end_by_signal(unit: "ExeUnit") -> None:
     loop = asyncio.get_running_loop()
     for number in ENDING_SIGNALS:
         loop.add_signal_handler(number, unit.end, f"Interrupted by signal: {int(number)}")
-    loop.add_signal_handler(FINISHING_SIGNAL, unit.finish)
-    await unit.serve()

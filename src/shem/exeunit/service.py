@@ -108,22 +108,8 @@ class ExeUnit:
     async def _serve_on(
         self, client: BusClient, engine: Engine, runtime: Runtime, mover: Mover, scope: TaskScope
     ) -> None:
-        usage = Usage(
-            self._terms,
-            self._world.clock.monotonic,
-            dict(engine.core.usage),
-            own_counters=runtime.counters,
-            watched=self._setup.runtime.watched,
-        )
-        reports = Reports(
-            activity_id=self._setup.activity_id,
-            report_url=self._setup.report_url,
-            engine=engine,
-            usage=usage,
-            client=client,
-            world=self._world,
-            keeps=self._setup.keeps,
-        )
+        usage = self._usage(engine, runtime)
+        reports = self._reports(engine, usage, client)
         endpoints = Endpoints(self._setup.activity_id, engine, reports)
         if engine.core.state is State.TERMINATED:
             end = engine.core.end
@@ -158,13 +144,17 @@ class ExeUnit:
             self._ender.finish()
         self.end(await self._ender.run())
 
-    async def _shut_down(self, engine: Engine, usage: Usage, reports: Reports, cause: str) -> None:
+    async def _shut_down(
+        self, engine: Engine, usage: Usage, reports: Reports | None, cause: str
+    ) -> None:
         try:
             async with asyncio.timeout(SHUT_DOWN_TIMEOUT_S):
                 await engine.checkpoint_usage(usage.values())
                 await engine.shut_down()
         except (TimeoutError, ShemError) as error:
             log.warning("exeunit.not_orderly", reason=str(error))
+        if reports is None:
+            return
         try:
             async with asyncio.timeout(LAST_REPORT_TIMEOUT_S):
                 await reports.tell_end(f"{cause}: {_summary(engine)}", None)
@@ -190,6 +180,26 @@ class ExeUnit:
         journal = Journal(self._setup.work_dir / JOURNAL_NAME)
         return Engine(journal=journal, performer=performer, world=self._world, scope=scope)
 
+    def _usage(self, engine: Engine, runtime: Runtime) -> Usage:
+        return Usage(
+            self._terms,
+            self._world.clock.monotonic,
+            dict(engine.core.usage),
+            own_counters=runtime.counters,
+            watched=self._setup.runtime.watched,
+        )
+
+    def _reports(self, engine: Engine, usage: Usage, client: BusClient) -> Reports:
+        return Reports(
+            activity_id=self._setup.activity_id,
+            report_url=self._setup.report_url,
+            engine=engine,
+            usage=usage,
+            client=client,
+            world=self._world,
+            keeps=self._setup.keeps,
+        )
+
     def _runtime(self, scope: TaskScope) -> Runtime:
         terms = self._terms
         limits = Limits(
@@ -197,7 +207,10 @@ class ExeUnit:
             storage_size=None if terms.storage_gib is None else int(terms.storage_gib * _GIB),
             threads=terms.threads,
         )
-        return self._setup.runtime.make(self._setup.work_dir, limits, self._world, scope)
+        setup = self._setup
+        return setup.runtime.make(
+            setup.work_dir, limits, self._world, scope, cache_dir=setup.cache_dir
+        )
 
     async def _fetch_image(self, mover: Mover, progress: ProgressFeed) -> Path | None:
         package = self._terms.task_package
