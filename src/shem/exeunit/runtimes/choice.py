@@ -84,13 +84,21 @@ class RuntimeChoice:
             needs_image=not self.manages_image,
         )
 
-    def make(self, work_dir: Path, limits: Limits, world: World, scope: TaskScope) -> Runtime:
-        """Return the runtime of one activity."""
+    def make(
+        self,
+        work_dir: Path,
+        limits: Limits,
+        world: World,
+        scope: TaskScope,
+        *,
+        cache_dir: Path | None = None,
+    ) -> Runtime:
+        """Return the runtime of one activity; what it compiles is kept in `cache_dir`."""
         if self.is_plugin:
             return PluginRuntime(self.plugin(limits), work_dir, world, scope)
         from shem.exeunit.runtimes.wasm import WasmRuntime
 
-        return WasmRuntime(work_dir, world.rng, limits)
+        return WasmRuntime(work_dir, world.rng, limits, cache=cache_dir)
 
     async def offer_template(self, world: World) -> dict[str, Any]:
         """Return what an Offer can say: our own part, and the runtime's where it has one."""

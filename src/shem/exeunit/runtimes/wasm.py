@@ -21,6 +21,7 @@ import wasmtime
 
 from shem.exeunit.commands import Command, DeployOptions
 from shem.exeunit.runtimes.base import Limits, RuntimeFault, Sink, Stopped, Volume
+from shem.exeunit.runtimes.compiled import load
 from shem.exeunit.runtimes.wasi_package import (
     Access,
     Manifest,
@@ -47,8 +48,11 @@ class _Volume:
 class WasmRuntime:
     """Runs the entry points of one deployed package."""
 
-    def __init__(self, work_dir: Path, rng: Rng, limits: Limits) -> None:
+    def __init__(
+        self, work_dir: Path, rng: Rng, limits: Limits, *, cache: Path | None = None
+    ) -> None:
         self._work_dir = work_dir
+        self._cache = cache
         self._rng = rng
         self._memory_size = min(limits.memory_size or MEMORY_SIZE_MAX, MEMORY_SIZE_MAX)
         config = wasmtime.Config()
@@ -143,14 +147,17 @@ class WasmRuntime:
 
     def _compile(self, package: Path, manifest: Manifest) -> dict[str, wasmtime.Module]:
         modules: dict[str, wasmtime.Module] = {}
-        for entry_point, wasm_path in manifest.entry_points.items():
+        for wasm_path in set(manifest.entry_points.values()):
             try:
-                modules[entry_point] = wasmtime.Module(
-                    self._engine, read_module(package, wasm_path)
-                )
+                modules[wasm_path] = self._module(read_module(package, wasm_path))
             except wasmtime.WasmtimeError as error:
                 raise RuntimeFault(f"{wasm_path} does not compile: {error}") from error
-        return modules
+        return {entry: modules[wasm_path] for entry, wasm_path in manifest.entry_points.items()}
+
+    def _module(self, source: bytes) -> wasmtime.Module:
+        if self._cache is None:
+            return wasmtime.Module(self._engine, source)
+        return load(self._engine, source, self._cache, self._rng)
 
     def _execute(
         self, module: wasmtime.Module, command: Command, stdout: Sink, stderr: Sink
