@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from shem.cli.ask import show_fields, show_json, show_table
+from shem.cli.provider_keystore import keystore
 from shem.cli.provider_presets import preset
 from shem.cli.provider_profiles import profile
 from shem.cli.provider_rows import here, json_option, runtime_row, runtimes, wants_json
@@ -35,6 +36,7 @@ provider.add_command(preset)
 provider.add_command(profile)
 provider.add_command(rule)
 provider.add_command(whitelist)
+provider.add_command(keystore)
 
 
 @provider.group()

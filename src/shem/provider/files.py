@@ -39,12 +39,16 @@ def read_file(path: Path, kind: type[T], *, remedy: str) -> T | None:
 
 def write_file(path: Path, value: object) -> None:
     """Replace a JSON file durably; StorageFault when that fails, and the old one is still there."""
-    text = msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+    write_bytes(path, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace a file durably, in the same way."""
     partial = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
         with partial.open("wb") as file:
-            file.write(text)
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -66,6 +70,15 @@ def changing(data_dir: Path) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file durably; StorageFault when that fails."""
+    try:
+        path.unlink()
+        _sync_directory(path.parent)
+    except OSError as error:
+        raise StorageFault(f"{path} cannot be removed: {error.strerror}") from error
 
 
 def _sync_directory(directory: Path) -> None:

@@ -106,6 +106,7 @@ class Offers:
             self._config.terms,
             settings.access,
             settings.whitelist,
+            settings.keystore,
         )
         given = capacity_of(settings, self._machine, self._config)
         self._agreements.capacity = given

@@ -5,6 +5,7 @@ it says so and goes on with what it had.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,7 @@ from shem.provider.config import GLOBALS_NAME, Globals, load_globals
 from shem.provider.descriptor import Descriptor
 from shem.provider.files import changing
 from shem.provider.hardware import Machine, Profile, default_profiles, load_profiles, save_profiles
+from shem.provider.keystore import Keystore, cert_dir_of, files_of, load_keystore
 from shem.provider.presets import Preset, Presets, load_presets, save_presets
 from shem.provider.whitelist import Whitelist, load_whitelist, save_whitelist
 
@@ -40,6 +42,7 @@ class Settings:
     profile: Profile
     access: Access
     whitelist: Whitelist
+    keystore: Keystore
 
 
 def load_settings(data_dir: Path, descriptors: Sequence[Descriptor], machine: Machine) -> Settings:
@@ -57,12 +60,16 @@ def load_settings(data_dir: Path, descriptors: Sequence[Descriptor], machine: Ma
             save_access(data_dir, Access())
         if not (data_dir / whitelist.FILE_NAME).exists():
             save_whitelist(data_dir, Whitelist())
+    keystore = load_keystore(cert_dir_of(data_dir))
+    for reason in keystore.passed_over:
+        log.info("certificate.passed_over", reason=reason)
     return Settings(
         load_globals(data_dir),
         found,
         profiles.profiles[profiles.active],
-        load_access(data_dir),
+        load_access(data_dir).without_strangers(keystore.ids),
         load_whitelist(data_dir),
+        keystore,
     )
 
 
@@ -108,9 +115,12 @@ class SettingsWatch:
 
     def _look(self) -> Fingerprint:
         found = []
-        for name in FILES:
+        paths = [self._data_dir / name for name in FILES]
+        with suppress(UsageError):  # said when it is read
+            paths += files_of(cert_dir_of(self._data_dir))
+        for path in paths:
             try:
-                status = (self._data_dir / name).stat()
+                status = path.stat()
             except OSError:
                 found.append((0, 0, 0))
             else:

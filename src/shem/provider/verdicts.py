@@ -7,6 +7,7 @@ from typing import Any
 
 from shem.provider.access import Access
 from shem.provider.config import Terms
+from shem.provider.keystore import Keystore
 from shem.provider.whitelist import Whitelist
 
 Properties = Mapping[str, Any]
@@ -20,6 +21,7 @@ class Limits:
     terms: Terms = field(default_factory=Terms)
     access: Access = field(default_factory=Access)
     whitelist: Whitelist = field(default_factory=Whitelist)
+    keystore: Keystore = field(default_factory=Keystore)
     manifests_are_checked: bool = True
     """Whether the rules about the internet apply (`--policy-…`)."""
 
