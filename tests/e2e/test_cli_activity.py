@@ -59,6 +59,7 @@ async def rent_and_leave(net: Devnet) -> shem.Ticket:
         return await activity.detach()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 async def test_an_activity_in_the_shell(short_dir: Path) -> None:
     async with Devnet(short_dir) as net:

@@ -63,6 +63,7 @@ async def up(process: asyncio.subprocess.Process) -> dict[str, Any]:
     return described
 
 
+@pytest.mark.long
 async def test_the_demo_keeps_every_promise_and_leaves_nothing(short_dir: Path) -> None:
     async with devnet("demo", "--json", "--dir", str(short_dir)) as process:
         stdout, _ = await asyncio.wait_for(process.communicate(), DEMO_TIMEOUT_S)

@@ -139,6 +139,7 @@ async def test_an_agent_that_dies_when_the_work_is_over_ends_the_agreement_all_t
         assert "idle" in str(await activity.agreement.ended())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("action", ["terminate", "finish"])
 async def test_a_requestor_that_is_away_for_longer_than_agreed(
     short_dir: Path, action: OnAbsence

@@ -76,6 +76,7 @@ async def rented(net: Devnet) -> str:
         return (await activity.detach()).activity_id
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 async def test_they_sit_out_a_minute_without_the_provider(short_dir: Path) -> None:
     sdk_python()
