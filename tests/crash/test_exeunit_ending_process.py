@@ -114,7 +114,7 @@ async def test_while_it_delivers_the_usage_stands_still_and_nothing_new_runs(sit
         before = len(daemon.usages)
         await until(lambda: len(daemon.usages) >= before + 3)
 
-        with pytest.raises(RemoteError, match="ending by its terms: batch-done"):
+        with pytest.raises(RemoteError, match="is ending: Finished by its terms: batch-done"):
             await daemon.exec("b2", run("note", "late"))
         assert (await daemon.results("b1"))[-1]["result"] == "Ok"
         assert len({tuple(vector) for vector in daemon.usages[before + 1 :]}) == 1
