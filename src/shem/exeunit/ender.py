@@ -114,6 +114,9 @@ class Ender:
         await self._world.clock.sleep(LOOK_PAUSE_S)
         if self._finish:
             return
+        if self._terms.end_when is None:  # nothing comes due by itself
+            await self._engine.changed.wait()
+            return
         with suppress(TimeoutError):
             async with asyncio.timeout(LOOK_PERIOD_S):
                 await self._engine.changed.wait()

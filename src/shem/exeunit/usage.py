@@ -19,8 +19,11 @@ CPU: Final = "golem.usage.cpu_sec"
 MEMORY: Final = "golem.usage.gib"
 STORAGE: Final = "golem.usage.storage_gib"
 COUNTERS: Final = (DURATION, CPU, MEMORY, STORAGE)
+MEASURE_PERIOD_S: Final = 1.5
+"""What was measured for a report is good enough for the limits, which are looked at each second."""
 PROCESSES_MAX: Final = 4_096
 """Processes of an activity that are counted; a larger tree counts as far as they go."""
+READ_SIZE: Final = 64 << 10
 _GIB: Final = 1 << 30
 _FILES_MAX: Final = 100_000
 """Files of a work directory that are counted; a larger one counts as far as they go."""
@@ -47,6 +50,7 @@ class Usage:
     _started_s: float = field(init=False)
     _cpu_s: float = 0.0
     _peak_gib: float = 0.0
+    _measured_s: float = -MEASURE_PERIOD_S
 
     def __post_init__(self) -> None:
         self._started_s = self.monotonic()
@@ -55,9 +59,7 @@ class Usage:
         """Return all counters by name."""
         if self.frozen is not None:
             return dict(self.frozen)
-        cpu_s, memory_gib = measure_processes()
-        self._cpu_s = max(self._cpu_s, cpu_s)
-        self._peak_gib = max(self._peak_gib, memory_gib)
+        self._measure()
         own = {
             name: max(value, self.before.get(name, 0.0))
             for name, value in self.own_counters().items()
@@ -66,9 +68,18 @@ class Usage:
             **own,
             DURATION: self.before.get(DURATION, 0.0) + self.monotonic() - self._started_s,
             CPU: self.before.get(CPU, 0.0) + self._cpu_s,
-            MEMORY: max(self.before.get(MEMORY, 0.0), self._peak_gib),
+            MEMORY: self._memory_gib(),
             STORAGE: self.storage_gib,
         }
+
+    def _measure(self) -> None:
+        self._measured_s = self.monotonic()
+        cpu_s, memory_gib = measure_processes()
+        self._cpu_s = max(self._cpu_s, cpu_s)
+        self._peak_gib = max(self._peak_gib, memory_gib)
+
+    def _memory_gib(self) -> float:
+        return max(self.before.get(MEMORY, 0.0), self._peak_gib)
 
     def vector(self) -> list[float]:
         """Return the counters of the agreement in its order; unknown ones are zero."""
@@ -79,7 +90,9 @@ class Usage:
         """Say which limit is exceeded; None when none is."""
         if not self.watched or self.frozen is not None:
             return None
-        values = self.values()
+        if self.monotonic() - self._measured_s > MEASURE_PERIOD_S:
+            self._measure()
+        values = {MEMORY: self._memory_gib(), STORAGE: self.storage_gib}
         limits = {MEMORY: self.terms.memory_gib, STORAGE: self.terms.storage_gib}
         for name, limit in limits.items():
             if name in self.watched and limit is not None and values[name] > limit:
@@ -95,7 +108,7 @@ def measure_processes() -> tuple[float, float]:
     ticks = pages = 0
     for pid in _process_tree(os.getpid()):
         with suppress(OSError, ValueError, IndexError):
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
             ticks += sum(map(int, fields[11:15]))
             pages += int(fields[21])
     return ticks / _TICKS_PER_S, pages * _PAGE_SIZE / _GIB
@@ -111,7 +124,16 @@ def _process_tree(pid: int) -> Iterator[int]:
         with suppress(OSError):
             for task in os.scandir(f"/proc/{found}/task"):
                 with suppress(OSError):
-                    pending += map(int, Path(task.path, "children").read_text().split())
+                    pending += map(int, _read(f"{task.path}/children").split())
+
+
+def _read(path: str) -> bytes:
+    """Read a small file of the kernel's whole, as each activity does every second."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return b"".join(iter(lambda: os.read(file, READ_SIZE), b""))
+    finally:
+        os.close(file)
 
 
 def measure_directory_gib(directory: Path) -> float:
