@@ -4,7 +4,7 @@ import base64
 import datetime
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -156,13 +156,13 @@ def issue(
     return Issuer(builder.sign(signer, hashes.SHA256()), key, above)
 
 
-def manifest_text(**computation: Any) -> str:
+def manifest_text(payload: Sequence[Mapping[str, Any]] = (), **computation: Any) -> str:
     """Return a manifest as a demand holds it."""
     body = {
         "version": "0.1.0",
         "createdAt": "2022-07-26T12:51:00.000000Z",
         "expiresAt": "2100-01-01T00:01:00.000000Z",
-        "payload": [],
+        "payload": list(payload),
         "compManifest": {"version": "0.1.0", **computation},
     }
     return base64.b64encode(json.dumps(body).encode()).decode()

@@ -90,7 +90,10 @@ async def test_it_works_here_and_offers_what_is_true() -> None:
 
     template = await CHOICE.offer_template(World())
 
-    assert template["properties"]["golem.runtime.capabilities"] == ["start-entrypoint"]
+    assert template["properties"]["golem.runtime.capabilities"] == [
+        "manifest-support",
+        "start-entrypoint",
+    ]
 
 
 async def test_programs_see_the_image_with_its_user_environment_and_directory(

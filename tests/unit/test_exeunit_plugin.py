@@ -333,7 +333,10 @@ async def test_the_template_and_the_test_of_a_binary(tmp_path: Path) -> None:
     template = await choice.offer_template(World())
 
     assert template["constraints"] == "(golem.x=1)"
-    assert template["properties"]["golem.runtime.capabilities"] == ["small"]
+    assert template["properties"]["golem.runtime.capabilities"] == [
+        "manifest-support",
+        "small",
+    ]
     assert "golem.usage.cpu_sec" in template["properties"]["golem.com.usage.vector"]
     assert await choice.check(World()) == "small and well"
     ill = RuntimeChoice(binary=choice.binary, args=("ill",))

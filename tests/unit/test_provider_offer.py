@@ -60,7 +60,7 @@ def test_offer_of_the_built_in_runtime() -> None:
     assert offer().properties["golem.node.debug.subnet"] == "public"
     assert properties["golem.inf.cpu.threads"] == 3
     assert properties["golem.srv.caps.multi-activity"] is True
-    assert properties["golem.srv.caps.payload-manifest"] is False
+    assert properties["golem.srv.caps.payload-manifest"] is True
     assert properties["golem.com.payment.platform.erc20-holesky-tglm.address"] == ACCOUNT
 
 

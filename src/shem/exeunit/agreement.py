@@ -5,6 +5,7 @@ nested, or nested with `@tag` for a value that has children.
 """
 
 import json
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,11 @@ from typing import Final
 from shem.kernel.errors import UsageError
 from shem.kernel.times import NS_PER_S
 from shem.rest.endwhen import EndWhen, ResultSink, parse_end_when, parse_sink
+from shem.rest.manifest import MANIFEST, Manifest, decode_manifest
 
 AGREEMENT_SIZE_MAX: Final = 4 << 20
 TASK_PACKAGE: Final = "golem.srv.comp.task_package"
-PAYLOAD_MANIFEST: Final = "golem.srv.comp.payload"
+OPERATING_SYSTEM: Final = "linux"
 EXPIRATION: Final = "golem.srv.comp.expiration"
 USAGE_VECTOR: Final = "golem.com.usage.vector"
 MEMORY_GIB: Final = "golem.inf.mem.gib"
@@ -34,7 +36,8 @@ class AgreementTerms:
 
     agreement_id: str
     task_package: str | None
-    has_payload_manifest: bool
+    """The image: of the manifest, when that names one for this machine."""
+    manifest: Manifest | None
     usage_vector: tuple[str, ...]
     memory_gib: float | None
     storage_gib: float | None
@@ -67,12 +70,16 @@ def parse_terms(body: Mapping[str, object]) -> AgreementTerms:
     vector = offer.get(USAGE_VECTOR)
     if not isinstance(vector, list) or not all(isinstance(name, str) for name in vector):
         raise UsageError(f"the agreement's offer has no {USAGE_VECTOR}")
+    manifest = decode_manifest(demand[MANIFEST]) if MANIFEST in demand else None
     task_package = demand.get(TASK_PACKAGE)
+    if manifest is not None:
+        named = manifest.task_package(platform.machine(), OPERATING_SYSTEM)
+        task_package = named or task_package
     expires_ms = _number(demand.get(EXPIRATION))
     return AgreementTerms(
         agreement_id=str(body.get("agreementId", "")),
         task_package=task_package if isinstance(task_package, str) else None,
-        has_payload_manifest=PAYLOAD_MANIFEST in demand,
+        manifest=manifest,
         usage_vector=tuple(vector),
         memory_gib=_number(offer.get(MEMORY_GIB)),
         storage_gib=_number(offer.get(STORAGE_GIB)),

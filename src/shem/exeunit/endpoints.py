@@ -4,6 +4,7 @@ Each message is checked, handed to the engine, and answered in the activity prot
 may call is decided by the node, which guards these addresses for all ExeUnits.
 """
 
+import asyncio
 import math
 from collections.abc import AsyncIterator, Mapping
 from itertools import islice
@@ -13,6 +14,7 @@ from shem.activity.messages import ActivityEnding
 from shem.bus.client import BusClient
 from shem.bus.typed import typed, typed_stream
 from shem.bus.types import Call, GsbCode, GsbError, NoSuchEndpoint
+from shem.exeunit.compliance import require_compliance
 from shem.exeunit.engine import Engine
 from shem.exeunit.reports import Reports
 from shem.exeunit.script import parse_script
@@ -24,6 +26,7 @@ from shem.kernel.errors import (
     TimedOut,
     UsageError,
 )
+from shem.rest.manifest import Manifest
 
 STREAM: Final = "StreamExecBatchResults"
 LISTED_MAX: Final = 50
@@ -56,8 +59,15 @@ def error_form(error: ShemError) -> object:
 class Endpoints:
     """Binds the messages of one activity."""
 
-    def __init__(self, activity_id: str, engine: Engine, reports: Reports) -> None:
+    def __init__(
+        self,
+        activity_id: str,
+        engine: Engine,
+        reports: Reports,
+        manifest: Manifest | None = None,
+    ) -> None:
         self._activity_id = activity_id
+        self._manifest = manifest
         self._engine = engine
         self._reports = reports
         self._prefix = f"/public/exeunit/{activity_id}"
@@ -92,7 +102,9 @@ class Endpoints:
         del call
         fields = self._fields(body)
         batch_id = _text(fields, "batchId")
-        await self._engine.exec(batch_id, parse_script(fields.get("exeScript")))
+        script = parse_script(fields.get("exeScript"))
+        await asyncio.to_thread(require_compliance, script, self._manifest)
+        await self._engine.exec(batch_id, script)
         return batch_id
 
     async def _results(self, call: Call, body: object) -> object:

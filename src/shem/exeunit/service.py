@@ -110,7 +110,7 @@ class ExeUnit:
     ) -> None:
         usage = self._usage(engine, runtime)
         reports = self._reports(engine, usage, client)
-        endpoints = Endpoints(self._setup.activity_id, engine, reports)
+        endpoints = Endpoints(self._setup.activity_id, engine, reports, self._terms.manifest)
         if engine.core.state is State.TERMINATED:
             end = engine.core.end
             await reports.tell_end(end.text() if end.begun else FINISHED, None)

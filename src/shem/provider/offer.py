@@ -11,7 +11,7 @@ from shem.provider.descriptor import Descriptor
 from shem.provider.hardware import Machine, Resources
 from shem.provider.presets import Preset
 from shem.provider.pricing import Pricing, pricing_of
-from shem.rest.endwhen import ABSENCE_ACTIONS, CAN_END_WHEN, CAN_ON_ABSENCE
+from shem.rest.endwhen import ABSENCE_ACTIONS, CAN_END_WHEN, CAN_ON_ABSENCE, names_of
 from shem.rest.terms import MAX_ABSENCE, RETENTION, RETENTION_MAX
 
 USAGE_VECTOR: Final = "golem.com.usage.vector"
@@ -50,7 +50,7 @@ def build_offer(
     """Return the offer of one preset: one agreement's share of this machine, and its price."""
     own: dict[str, Any] = dict(template["properties"])
     subnet = who.subnet or DEFAULT_SUBNET
-    capabilities = own.get("golem.runtime.capabilities", [])
+    capabilities = names_of(own.get("golem.runtime.capabilities"))
     properties = {
         **own,
         **_machine(machine, share),

@@ -17,15 +17,18 @@ from shem.exeunit.runtimes.plugin import Plugin, PluginRuntime, ask
 from shem.exeunit.usage import COUNTERS, MEMORY, STORAGE
 from shem.kernel.tasks import TaskScope
 from shem.kernel.world import World
-from shem.rest.endwhen import CAN_END_WHEN, CAN_SINK, SINK_SCHEMES, Condition
+from shem.rest.endwhen import CAN_END_WHEN, CAN_SINK, SINK_SCHEMES, Condition, names_of
 
+CAPABILITIES: Final = "golem.runtime.capabilities"
+MANIFEST_SUPPORT: Final = "manifest-support"
+"""Scripts are kept to the manifest of their agreement, whatever the runtime is."""
 OFFER_TEMPLATE: Final[dict[str, Any]] = {
     "properties": {
         "golem.com.usage.vector": list(COUNTERS),
         "golem.activity.caps.transfer.protocol": ["http", "https", "gftp"],
         "golem.activity.caps.transfer.report-progress": True,
         "golem.activity.caps.deploy.report-progress": True,
-        "golem.runtime.capabilities": [],
+        CAPABILITIES: [MANIFEST_SUPPORT],
         CAN_END_WHEN: [str(condition) for condition in Condition],
         CAN_SINK: list(SINK_SCHEMES),
     },
@@ -103,12 +106,15 @@ class RuntimeChoice:
     async def offer_template(self, world: World) -> dict[str, Any]:
         """Return what an Offer can say: our own part, and the runtime's where it has one."""
         theirs = await self._own_template(world) if self.is_plugin else {}
-        properties = theirs.get("properties")
+        found = theirs.get("properties")
+        properties: dict[str, Any] = found if isinstance(found, dict) else {}
         constraints = theirs.get("constraints")
+        capabilities = {*names_of(properties.get(CAPABILITIES)), MANIFEST_SUPPORT}
         return {
             "properties": {
                 **OFFER_TEMPLATE["properties"],
-                **(properties if isinstance(properties, dict) else {}),
+                **properties,
+                CAPABILITIES: sorted(capabilities),
             },
             "constraints": constraints if isinstance(constraints, str) else "",
         }
