@@ -20,7 +20,7 @@ from shem.devnet.compose import Devnet
 from shem.devnet.daemons import SUBNET, Program
 from shem.kernel.errors import ShemError
 from shem.rest.client import RestClient
-from tests.bench.pair import Figures, Pair
+from tests.bench.pair import Figures, Pair, note_memory
 from tests.interop.real_yagna import RealYagna
 
 CREATES = 6
@@ -30,8 +30,6 @@ RESTARTS = 3
 SMALL = 1_000_000
 LARGE = 1_000_000_000
 RETRY_S = 0.01
-SPARE_S = 3.0
-"""By then the agent has its next spare ExeUnit ready."""
 LIMIT_S = 60.0
 LARGE_LIMIT_S = 1_800.0
 
@@ -131,20 +129,23 @@ async def _measure(side: Side, net: Devnet) -> None:
         async with side.rest() as rest:
             for _ in range(EXECS):
                 await _one_exec(pair, rest, activity.id)
-        for pid in net.exe_units():
-            pair.note("resident memory, ExeUnit [MiB]", resident_mib(pid))
+        note_memory(pair, [psutil.Process(pid) for pid in net.exe_units()], "ExeUnit")
         for _ in range(FILES):
             await _transfer(side, activity, net.directory, SMALL, "1 MB")
         for _ in range(RESTARTS):
             await _restart(side, activity.id)
         async with side.rest() as rest:
             await rest.activity.destroy(activity.id, timeout_s=60)
+            agreement_id = activity.agreement.id
             for _ in range(CREATES):
-                await asyncio.sleep(SPARE_S)
-                await _one_life(pair, rest, activity.agreement.id, "warm")
-            await _without_spare(side.agent)
+                await _one_life(pair, rest, agreement_id, "one after another")
+            for _ in range(RESTARTS):
+                await side.agent.stop()
+                await side.agent.start()
+                await _one_life(pair, rest, agreement_id, "right after the agent's start")
+            await _without_nursery(side.agent)
             for _ in range(CREATES):
-                await _one_life(pair, rest, activity.agreement.id, "cold")
+                await _one_life(pair, rest, agreement_id, "without a nursery")
         await activity.agreement.terminate("measured")
 
 
@@ -158,9 +159,9 @@ async def _one_exec(pair: Pair, rest: RestClient, activity_id: str) -> None:
     pair.note("exec and results [ms]", (time.perf_counter() - begun) * 1e3)
 
 
-async def _without_spare(agent: Program) -> None:
+async def _without_nursery(agent: Program) -> None:
     await agent.stop()
-    agent.env = {**agent.env, "SHEM_SPARE_EXE_UNIT": "0"}
+    agent.env = {**agent.env, "SHEM_EXE_UNIT_NURSERY": "0"}
     await agent.start()
 
 
@@ -169,7 +170,7 @@ async def _one_life(pair: Pair, rest: RestClient, agreement_id: str, kind: str) 
     activity_id = await rest.activity.create(agreement_id, timeout_s=60)
     created = time.perf_counter()
     await rest.activity.destroy(activity_id, timeout_s=60)
-    pair.note(f"create activity, {kind} ExeUnit [s]", created - begun)
+    pair.note(f"create activity, {kind} [s]", created - begun)
     pair.note("destroy activity [s]", time.perf_counter() - created)
 
 

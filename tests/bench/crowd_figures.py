@@ -1,8 +1,9 @@
 """A crowd of activities on one provider's node, a batch a minute each.
 
-As processes they would need some 70 MB each, so the ExeUnits run in one process (`unit_park`): real
-ones, each with its own connection to the bus, which reports its usage every second. What is
-measured is the provider's node: processor, memory for each activity, and what another caller waits.
+The ExeUnits are real processes, forked by a nursery (`unit_park`), which run the devnet's program
+and report their usage every second. Measured are the provider's node (processor, memory for each
+activity, what another caller waits) and the ExeUnits: processor, and the memory that is their own
+(USS) or their share of what they have in common (PSS).
 """
 
 import asyncio
@@ -19,23 +20,29 @@ from pathlib import Path
 
 import psutil
 
+from shem.devnet.processes import sweep
 from shem.kernel.errors import ShemError
 from shem.kernel.tasks import TaskScope
+from shem.kernel.world import World
 from shem.rest.client import RestClient
 from tests.bench.net_figures import relay
-from tests.bench.pair import Figures, Pair
+from tests.bench.pair import Figures, Pair, note_memory
 from tests.dialogue import Agents
 from tests.interop.daemon import Daemon
 from tests.interop.our_node import OurNode
 from tests.interop.real_yagna import RealYagna
 
 SETUP = '[{"deploy":{}},{"start":{}}]'
-BATCH = '[{"run":{"entry_point":"x","args":[],"capture":{"stdout":{"stream":{}}}}}]'
+BATCH = (
+    '[{"run":{"entry_point":"mandel","args":["note","crowd"],"capture":{"stdout":{"stream":{}}}}}]'
+)
 PERIOD_S = 60.0
 AT_ONCE = 16
 PROGRAMS = 16
 LOOK_S = 0.02
 CREATE_TIMEOUT_S = 60.0
+NO_MARK = "none"
+"""The ExeUnits are found by their work directories."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +75,10 @@ async def _measure(kind: type[Daemon], crowd: Crowd) -> Figures:
                 ours = [await stack.enter_async_context(client) for client in clients]
                 theirs = await stack.enter_async_context(RestClient(*urls[1]))
                 agreement_id = (await Agents(ours[0], theirs, "crowd").negotiate()).agreement_id
-                await stack.enter_async_context(_parked(provider, agreement_id, directory))
-                await _Run(pair, crowd, ours, theirs, agreement_id).measure(requestor, provider)
+                parked = _parked(provider, agreement_id, directory)
+                units = await stack.enter_async_context(parked)
+                run = _Run(pair, crowd, ours, theirs, agreement_id, units)
+                await run.measure(requestor, provider)
     return pair.figures
 
 
@@ -88,7 +97,10 @@ async def _two(
 
 
 @asynccontextmanager
-async def _parked(provider: Daemon, agreement_id: str, directory: Path) -> AsyncIterator[None]:
+async def _parked(
+    provider: Daemon, agreement_id: str, directory: Path
+) -> AsyncIterator[psutil.Process]:
+    """Run the agent's stand-in; its nursery and all ExeUnits are below that process."""
     units = directory / "units"
     units.mkdir()
     with (directory / "park.log").open("wb") as log:
@@ -107,11 +119,12 @@ async def _parked(provider: Daemon, agreement_id: str, directory: Path) -> Async
         assert await process.stdout.readline() == b"ready\n", (directory / "park.log").read_text()
         async with TaskScope() as scope:
             scope.spawn(_lives(process, directory / "park.log"), "park")
-            yield
+            yield psutil.Process(process.pid)
     finally:
         if process.returncode is None:
             process.kill()
         await process.wait()
+        await sweep(NO_MARK, units, World())
 
 
 async def _lives(process: asyncio.subprocess.Process, log: Path) -> None:
@@ -129,6 +142,7 @@ class _Run:
     requestors: list[RestClient]
     provider: RestClient
     agreement_id: str
+    park: psutil.Process
     activities: list[str] = field(default_factory=list)
     late: list[float] = field(default_factory=list)
     looks: list[float] = field(default_factory=list)
@@ -143,17 +157,21 @@ class _Run:
         took = time.perf_counter() - begun
         note, count = self.pair.note, self.crowd.activities
         note(f"crowd: {count} creates and starts, {AT_ONCE} at once [a second]", count / took)
-        cpu = {name: _cpu_s(process) for name, process in processes.items()}
+        all_of = {name: [process] for name, process in processes.items()}
+        all_of["all ExeUnits"] = self.park.children(recursive=True)
+        cpu = {name: _cpu_s(found) for name, found in all_of.items()}
         begun = time.perf_counter()
         async with TaskScope() as scope:
             scope.spawn(self._look(), "looks")
             await self._batches()
         took = time.perf_counter() - begun
+        for name, found in all_of.items():
+            busy = (_cpu_s(found) - cpu[name]) / took * 100
+            note(f"crowd: processor of {name}, % of a core", busy)
         for name, process in processes.items():
-            busy = (_cpu_s(process) - cpu[name]) / took * 100
             each = (process.memory_info().rss - empty[name]) / count / 1024
-            note(f"crowd: {name}'s processor, % of a core", busy)
             note(f"crowd: {name}'s memory for each activity [KiB]", each)
+        note_memory(self.pair, all_of["all ExeUnits"], "crowd: ExeUnit")
         note("crowd: calls without an answer in time", self.failed)
         note("crowd: a batch to its results, median [ms]", statistics.median(self.late) * 1e3)
         note("crowd: a batch to its results, longest [ms]", max(self.late) * 1e3)
@@ -234,9 +252,9 @@ def _process(daemon: Daemon) -> psutil.Process:
     return psutil.Process(daemon.process.pid)
 
 
-def _cpu_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
+def _cpu_s(processes: list[psutil.Process]) -> float:
+    times = [process.cpu_times() for process in processes]
+    return float(sum(each.user + each.system for each in times))
 
 
 def _median_ms(values: list[float]) -> float:

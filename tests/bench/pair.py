@@ -3,6 +3,8 @@
 import statistics
 from dataclasses import dataclass, field
 
+import psutil
+
 Figures = dict[str, list[float]]
 
 
@@ -19,6 +21,14 @@ class Pair:
         self.figures.setdefault(what, []).append(value)
 
 
+def note_memory(pair: Pair, processes: list[psutil.Process], what: str) -> None:
+    """Note what processes have in memory: all, their share of what is common, their own."""
+    found = [process.memory_full_info() for process in processes]
+    for name, kind in (("resident", "rss"), ("its share", "pss"), ("its own", "uss")):
+        sizes = [getattr(info, kind) / (1 << 20) for info in found]
+        pair.note(f"{what}, memory, {name} [MiB]", statistics.median(sizes))
+
+
 def show(ours: Figures, theirs: Figures | None) -> None:
     """Print medians, and the ratio where yagna has the figure, too."""
     width = max(map(len, ours))
@@ -29,7 +39,7 @@ def show(ours: Figures, theirs: Figures | None) -> None:
         line = f"{what:<{width}}  {mine:9.2f}"
         if other:
             median = statistics.median(other)
-            line += f"  {median:9.2f}  {mine / median:6.2f}"
+            line += f"  {median:9.2f}  {mine / median if median else 1:6.2f}"
         else:
             line += f"  {'':>9}  {'':>6}"
         print(f"{line}   {len(values)}")  # noqa: T201
