@@ -5,7 +5,7 @@ from typing import Any
 
 import psutil
 
-from tests.busybox_image import write_image
+from shem.devnet.image import write_image
 from tests.crash.exeunit_site import SETUP, Daemon, Site
 
 OPTIONS = ("--runtime", "container")

@@ -10,7 +10,8 @@ import pytest
 
 import shem
 from shem.devnet.compose import Devnet
-from tests.busybox_image import requires_container, write_image
+from shem.devnet.image import write_image
+from tests.busybox_image import requires_container
 
 UNIT_ENDS_S = 15.0
 """An ExeUnit ends by itself soon after its activity was destroyed."""

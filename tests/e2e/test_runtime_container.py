@@ -9,7 +9,8 @@ import psutil
 import shem
 from shem.devnet.compose import Devnet
 from shem.devnet.daemons import SUBNET, Node
-from tests.busybox_image import requires_container, write_image
+from shem.devnet.image import write_image
+from tests.busybox_image import requires_container
 from tests.crash.exeunit_site import until
 
 pytestmark = requires_container()

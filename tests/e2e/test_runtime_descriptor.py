@@ -9,7 +9,8 @@ from typing import Any
 import shem
 from shem.devnet.compose import Devnet
 from shem.devnet.daemons import SUBNET, shem_command
-from tests.busybox_image import requires_container, write_image
+from shem.devnet.image import write_image
+from tests.busybox_image import requires_container
 from tests.runtime_binary import write_runtime
 
 

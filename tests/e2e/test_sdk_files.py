@@ -13,7 +13,8 @@ import pytest
 import shem
 from shem.devnet.compose import Devnet
 from shem.devnet.daemons import SUBNET, shem_command
-from tests.busybox_image import requires_container, write_image
+from shem.devnet.image import write_image
+from tests.busybox_image import requires_container
 from tests.crash.exeunit_site import until
 
 SIZE = 12 << 20

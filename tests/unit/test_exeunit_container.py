@@ -11,13 +11,14 @@ from typing import Any
 import psutil
 import pytest
 
+from shem.devnet.image import Image, pack_image, write_image, write_tree
 from shem.exeunit.commands import Command, DeployOptions, Kind, VolumeKind, VolumeWish
 from shem.exeunit.runtimes.base import Limits, Runtime, RuntimeFault, Stopped
 from shem.exeunit.runtimes.choice import BuiltIn, RuntimeChoice
 from shem.exeunit.runtimes.container import namespaces
 from shem.kernel.tasks import TaskScope
 from shem.kernel.world import World
-from tests.busybox_image import Image, pack_image, requires_container, write_image, write_tree
+from tests.busybox_image import requires_container
 
 pytestmark = requires_container()
 CHOICE = RuntimeChoice(built_in=BuiltIn.CONTAINER)
@@ -258,8 +259,8 @@ def repack(tree: Path, path: Path, definitions: Path) -> None:
     """Make the image again, with devices and owners of all kinds."""
     import subprocess
 
+    from shem.devnet.image import CONFIG
     from shem.exeunit.runtimes.container.image import append_config
-    from tests.busybox_image import CONFIG
 
     path.unlink()
     command = ["mksquashfs", str(tree), str(path), "-noappend", "-quiet", "-no-progress"]
