@@ -1,15 +1,11 @@
 """When tests with a container can run; their image: `shem.devnet.image`."""
 
-import shutil
-
 import pytest
 
-from shem.devnet.image import BUSYBOX
+from shem.devnet import image
 
 
 def requires_container() -> pytest.MarkDecorator:
     """Skip where bubblewrap or the tools for images are not installed."""
-    needed = ("bwrap", "unshare", "unsquashfs", "mksquashfs")
-    missing = [tool for tool in needed if shutil.which(tool) is None]
-    missing += [] if BUSYBOX.exists() else ["busybox-static"]
-    return pytest.mark.skipif(bool(missing), reason=f"not installed: {' '.join(missing)}")
+    missing = image.obstacle()
+    return pytest.mark.skipif(missing is not None, reason=missing or "")

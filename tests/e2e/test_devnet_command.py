@@ -12,22 +12,29 @@ from typing import Any
 import psutil
 import pytest
 
+from shem.devnet import namespace
 from shem.devnet.daemons import shem_command
+from shem.devnet.network_story import CHAPTERS
 from shem.devnet.processes import is_alive
 
 UP_TIMEOUT_S = 40.0
 END_TIMEOUT_S = 25.0
-DEMO_TIMEOUT_S = 110.0
+DEMO_TIMEOUT_S = 150.0
+CAN_HAVE_HOSTS = namespace.obstacle() is None
 
 
 @asynccontextmanager
-async def devnet(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def devnet(
+    *arguments: str, env: dict[str, str] | None = None, told: bool = False
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run the command; with `told`, what it tells people can be read from its standard error."""
     process = await asyncio.create_subprocess_exec(
         *shem_command(),
         "devnet",
         *arguments,
+        env=env,
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE if told else asyncio.subprocess.DEVNULL,
     )
     try:
         yield process
@@ -35,6 +42,21 @@ async def devnet(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
             await asyncio.wait_for(process.wait(), END_TIMEOUT_S)
+
+
+async def until_told(process: asyncio.subprocess.Process, words: str) -> str:
+    """Return the first line of the story that has these words."""
+    assert process.stderr is not None
+    async with asyncio.timeout(DEMO_TIMEOUT_S):
+        async for line in process.stderr:
+            if words in line.decode():
+                return line.decode()
+    raise AssertionError(f"the story ended without {words!r}")
+
+
+def hosts_of(pid: int) -> list[str]:
+    """Return the names of the network namespaces that a process has made."""
+    return [path.name for path in namespace.NAMED.glob(f"{namespace.MARK}{pid}-*")]
 
 
 def living(directory: Path) -> list[int]:
@@ -51,11 +73,6 @@ def living(directory: Path) -> list[int]:
     return found
 
 
-def has_ledger(directory: Path) -> bool:
-    """Whether the payload has begun its long batch."""
-    return any(directory.rglob("ledger.txt"))
-
-
 async def up(process: asyncio.subprocess.Process) -> dict[str, Any]:
     assert process.stdout is not None
     line = await asyncio.wait_for(process.stdout.readline(), UP_TIMEOUT_S)
@@ -64,14 +81,35 @@ async def up(process: asyncio.subprocess.Process) -> dict[str, Any]:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(DEMO_TIMEOUT_S + END_TIMEOUT_S)
 async def test_the_demo_keeps_every_promise_and_leaves_nothing(short_dir: Path) -> None:
     async with devnet("demo", "--json", "--dir", str(short_dir)) as process:
         stdout, _ = await asyncio.wait_for(process.communicate(), DEMO_TIMEOUT_S)
 
     told = json.loads(stdout)
-    assert [check for check in told["checks"] if not check["kept"]] == []
+    assert [check for check in told["checks"] if check["kept"] is False] == []
     assert told["kept"] and process.returncode == 0
-    assert living(short_dir) == []
+    assert living(short_dir) == [] and hosts_of(process.pid) == []
+    shown = {check["chapter"][:3] for check in told["checks"] if check["kept"]}
+    assert {"1.1", "1.2"} <= shown
+    assert ({"1.3", "1.4"} <= shown) == CAN_HAVE_HOSTS
+
+
+async def test_what_a_machine_cannot_show_is_said_and_nothing_is_faked(short_dir: Path) -> None:
+    """Without any tool of the system there is neither host nor container."""
+    arguments = ("demo", "--json", "--dir", str(short_dir))
+    async with devnet(*arguments, env={**os.environ, "PATH": str(short_dir)}) as process:
+        stdout, _ = await asyncio.wait_for(process.communicate(), DEMO_TIMEOUT_S)
+
+    told = json.loads(stdout)
+    assert told["kept"] and process.returncode == 0
+    not_shown = [check for check in told["checks"] if check["kept"] is None]
+    assert all(check["seen"].startswith("not shown here: ") for check in not_shown)
+    chapters = {check["chapter"] for check in not_shown}
+    assert chapters == {"a service", *CHAPTERS}
+    shown = {check["chapter"] for check in told["checks"] if check["kept"]}
+    assert not shown & set(CHAPTERS)
+    assert {"a service", "1.1 the program is killed", "1.2 the daemon is killed"} < shown
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -87,18 +125,33 @@ async def test_a_signal_ends_a_devnet_that_is_up(short_dir: Path, number: signal
     assert living(short_dir) == []
 
 
+@pytest.mark.long
 async def test_a_signal_in_the_middle_of_the_demo_ends_all_of_it(short_dir: Path) -> None:
-    async with devnet("demo", "--json", "--dir", str(short_dir)) as process:
-        async with asyncio.timeout(UP_TIMEOUT_S):
-            while not has_ledger(short_dir):  # noqa: ASYNC110 - other processes make it true
-                await asyncio.sleep(0.05)
+    async with devnet("demo", "--json", "--dir", str(short_dir), told=True) as process:
+        last = "is cut" if CAN_HAVE_HOSTS else "SIGKILL to the requestor's daemon"
+        await until_told(process, last)
+        assert len(hosts_of(process.pid)) == (4 if CAN_HAVE_HOSTS else 0)
 
         process.send_signal(signal.SIGINT)
         stdout, _ = await asyncio.wait_for(process.communicate(), END_TIMEOUT_S)
 
     assert process.returncode != 0
     assert not json.loads(stdout)["kept"]
-    assert living(short_dir) == []
+    assert living(short_dir) == [] and hosts_of(process.pid) == []
+
+
+async def test_when_a_daemon_dies_the_demo_says_so_and_ends(short_dir: Path) -> None:
+    async with devnet("demo", "--json", "--dir", str(short_dir), told=True) as process:
+        line = await until_told(process, "provider   pid ")
+        await until_told(process, "the program submits")
+
+        os.kill(int(line.split("pid ")[1].split()[0]), signal.SIGKILL)
+        stdout, _ = await asyncio.wait_for(process.communicate(), END_TIMEOUT_S)
+
+    told = json.loads(stdout)
+    assert process.returncode == 1 and not told["kept"]
+    assert any("provider has ended" in check["seen"] for check in told["checks"])
+    assert living(short_dir) == [] and hosts_of(process.pid) == []
 
 
 async def test_when_a_daemon_dies_the_devnet_says_so_and_ends(short_dir: Path) -> None:

@@ -17,6 +17,7 @@ async def test_a_killed_daemon_comes_back_and_an_attached_program_misses_nothing
         story = Story(net)
 
         await story.daemon_outage()
+        await story.end()
 
     broken = [check for check in story.checks if not check.kept]
     assert broken == []

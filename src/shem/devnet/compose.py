@@ -96,6 +96,10 @@ class Devnet:
         running = [program.child for program in self._programs() if program.child is not None]
         return {child.name: child for child in running if child.alive}
 
+    def place_of(self, name: str) -> Place:
+        """Return where a daemon lives."""
+        return next(program.place for program in self._programs() if program.name == name)
+
     def check(self) -> None:
         """Raise DevnetError when a daemon that should run has ended."""
         for program in self._programs():
@@ -119,7 +123,8 @@ class Devnet:
 
     def program_env(self) -> dict[str, str]:
         """Return the environment of a requestor's program."""
-        return {**self._env, **self.requestor.client_env()}
+        state_dir = str(self.requestor.program.directory / "state")
+        return {**self._env, **self.requestor.client_env(), "SHEM_STATE_DIR": state_dir}
 
     async def new_machine(self, place: Place) -> float:
         """Lose the requestor's machine; start one in its place that has nothing but the key.

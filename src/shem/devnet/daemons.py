@@ -2,7 +2,7 @@
 
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -102,6 +102,11 @@ class Node:
 
     async def kill(self) -> None:
         await self.program.kill()
+
+    @property
+    def enter(self) -> Sequence[str]:
+        """What comes before a command that is to run beside this node."""
+        return self.program.place.enter
 
     def rest(self) -> RestClient:
         return RestClient(self.api_url, self.app_key)

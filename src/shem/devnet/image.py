@@ -51,6 +51,12 @@ $1 - last > pause { pause = $1 - last }
 { last = $1 }
 END { print last - first, pause + 0 }' /data/ticks)
 """
+TOOLS: Final = {
+    "mksquashfs": "squashfs-tools",
+    "unsquashfs": "squashfs-tools",
+    "bwrap": "bubblewrap",
+}
+"""What is called, and the Debian package that has it."""
 LOADERS: Final = (b"/ld-linux", b"/ld-musl", b"/ld.so")
 """One of these is named at the head of a program that needs libraries."""
 HEAD_SIZE: Final = 4_096
@@ -65,13 +71,12 @@ CONFIG: Final[dict[str, Any]] = {
 
 
 def obstacle() -> str | None:
-    """Return what is missing to make the image, or None."""
-    if shutil.which("mksquashfs") is None:
-        return "`mksquashfs` is not installed (Debian: squashfs-tools)"
+    """Return what is missing to make and run the image, or None."""
+    missing = {package for tool, package in TOOLS.items() if shutil.which(tool) is None}
     head = BUSYBOX.read_bytes()[:HEAD_SIZE] if BUSYBOX.exists() else b""
     if not head or any(loader in head for loader in LOADERS):
-        return f"{BUSYBOX} is not there or needs libraries (Debian: busybox-static)"
-    return None
+        missing.add("busybox-static")
+    return f"not installed: {', '.join(sorted(missing))}" if missing else None
 
 
 @dataclass(frozen=True, slots=True)

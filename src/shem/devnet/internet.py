@@ -130,7 +130,7 @@ class Internet:
         self.weather = Weather()
         self._clock = world.clock
         self._rng = world.rng
-        self._hosts: dict[str, Host] = {}
+        self.hosts: dict[str, Host] = {}
         self._by_address: dict[str, Host] = {}
         self._partitions: set[frozenset[str]] = set()
         self._later: list[tuple[float, int, Host, bytes]] = []
@@ -143,9 +143,9 @@ class Internet:
 
     def host(self, name: str, *, behind_nat: bool = False, ipv6: bool = False) -> Host:
         """Add a host; a name is used once. Hosts of IPv6 and of IPv4 do not reach each other."""
-        number = len(self._hosts) + 1
+        number = len(self.hosts) + 1
         host = Host(self, name, number, behind_nat=behind_nat, ipv6=ipv6)
-        self._hosts[name] = host
+        self.hosts[name] = host
         self.readdress()
         self._by_tun[host.tun] = host
         self._poll.register(host.tun, select.EPOLLIN)
@@ -168,7 +168,7 @@ class Internet:
         self._partitions = self._partitions - {frozenset((one.name, other.name))}
 
     def readdress(self) -> None:
-        self._by_address = {host.address: host for host in self._hosts.values()}
+        self._by_address = {host.address: host for host in self.hosts.values()}
 
     def start(self) -> None:
         self._thread.start()
@@ -180,7 +180,7 @@ class Internet:
             self._thread.join()
         self._poll.close()
         with contextlib.ExitStack() as stack:
-            for host in self._hosts.values():
+            for host in self.hosts.values():
                 stack.callback(host.delete)
 
     # --- the thread

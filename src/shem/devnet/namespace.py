@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from shem.kernel.errors import ShemError
+
 CLONE_NEWNET: Final = 0x40000000
 TUNSETIFF: Final = 0x400454CA
 IFF_TUN: Final = 0x1
@@ -42,12 +44,12 @@ def obstacle() -> str | None:
         return f"there is no {TUN}"
     for tool, package in TOOLS.items():
         if shutil.which(tool) is None:
-            return f"`{tool}` is not installed (Debian: {package})"
+            return f"not installed: {package}"
     name = name_of("probe")
     try:
         space = Namespace(name)
-    except (OSError, subprocess.CalledProcessError) as error:
-        return f"no network namespaces: {getattr(error, 'stderr', None) or error}"
+    except (OSError, NamespaceError) as error:
+        return f"no network namespaces: {error}"
     try:
         os.close(space.open_tun())
     except OSError as error:
@@ -75,11 +77,17 @@ def sweep(mark: str = MARK) -> None:
     for path in NAMED.glob(f"{mark}*-*") if NAMED.exists() else ():
         match = _NAME.fullmatch(path.name)
         if match and not Path(f"/proc/{match['pid']}").exists():
-            with contextlib.suppress(subprocess.CalledProcessError):
+            with contextlib.suppress(NamespaceError):
                 for pid in _ip("netns", "pids", path.name).split():
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(int(pid), signal.SIGKILL)
                 _ip("netns", "delete", path.name)
+
+
+class NamespaceError(ShemError):
+    """`ip` refused."""
+
+    code = "namespace"
 
 
 class Namespace:
@@ -152,10 +160,12 @@ def _ip(*arguments: str, stdin: str = "") -> str:
     done = subprocess.run(
         ["ip", *arguments],
         input=stdin,
-        check=True,
+        check=False,
         capture_output=True,
         text=True,
         timeout=COMMAND_TIMEOUT_S,
         start_new_session=True,
     )
+    if done.returncode != 0:
+        raise NamespaceError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
     return done.stdout

@@ -33,7 +33,7 @@ class Running:
         child = await Child.start(
             net.world,
             name,
-            [sys.executable, "-m", "shem.devnet.program", *arguments],
+            [*net.requestor.enter, sys.executable, "-m", "shem.devnet.program", *arguments],
             cwd=net.directory,
             env=net.program_env(),
             log=net.directory / f"{name}.log",

@@ -10,9 +10,12 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from shem.devnet.story import Check
+from shem.devnet.promises import Check
 
-PLAIN_WIDTH: Final = 110
+PLAIN_WIDTH: Final = 120
+MARKS: Final = {True: ("✓", "green"), False: ("BROKEN", "bold red"), None: ("–", "yellow")}
+WORDS: Final = {True: ("yes", "bold green"), False: ("NO", "bold red"), None: ("–", "yellow")}
+"""Of a promise that was kept, that was broken, that is not shown here."""
 
 
 class Terminal:
@@ -36,8 +39,8 @@ class Terminal:
         self._line("•", text, "default")
 
     def check(self, check: Check) -> None:
-        text = f"{check.promised}: {check.seen}"
-        self._line("✓" if check.kept else "BROKEN", text, "green" if check.kept else "bold red")
+        mark, style = MARKS[check.kept]
+        self._line(mark, f"{check.promised}: {check.seen}", style)
 
     def blow(self, text: str) -> None:
         self._line("✗", text, "bold yellow")
@@ -59,9 +62,14 @@ class Terminal:
         table.add_column("promised", overflow="fold")
         table.add_column("seen", overflow="fold")
         table.add_column("kept", justify="center")
+        chapter = ""
         for check in checks:
-            kept = Text("yes", style="bold green") if check.kept else Text("NO", style="bold red")
-            table.add_row(Text(check.promised), Text(check.seen), kept)
+            if check.chapter != chapter:
+                table.add_section()
+                table.add_row(Text(check.chapter, style="bold cyan"))
+                chapter = check.chapter
+            word, style = WORDS[check.kept]
+            table.add_row(Text(check.promised), Text(check.seen), Text(word, style=style))
         self.console.print()
         self.console.print(table)
 
