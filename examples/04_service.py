@@ -1,8 +1,8 @@
 """A service that a new program takes up: it keeps a zoom going, frame after frame.
 
 Kill this program and start it again: `start` is not repeated, and `run` goes on after the frames
-that are there. `python examples/04_service.py FRAMES` ends after so many frames; with `--leave` the
-program ends at once and the service runs on.
+that are there. `python examples/04_service.py [FRAMES]` ends after so many frames (20); with
+`--leave` the program ends at once and the service runs on.
 """
 
 import asyncio
@@ -51,4 +51,5 @@ async def main(frames: int, *, leave: bool) -> None:
             await running.wait()
 
 
-asyncio.run(main(int(sys.argv[1]), leave="--leave" in sys.argv))
+numbers = [int(word) for word in sys.argv[1:] if word != "--leave"]
+asyncio.run(main(*(numbers or [20]), leave="--leave" in sys.argv))

@@ -1,6 +1,6 @@
 """Many inputs, a few workers, one result each; kill this program and start it again: it continues.
 
-Usage: `python examples/05_map.py FRAMES WORKERS`.
+Usage: `python examples/05_map.py [FRAMES [WORKERS]]` (24 and 2).
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import shem
 PACKAGE = shem.WasmPackage(url=os.environ["SHEM_PACKAGE_URL"], hash=os.environ["SHEM_PACKAGE_HASH"])
 
 
-async def main(frames: int, workers: int) -> None:
+async def main(frames: int = 24, workers: int = 2) -> None:
     def render(number: int) -> shem.Run:
         return shem.Run("mandel", "zoom", str(number), str(frames))
 
@@ -28,4 +28,4 @@ async def main(frames: int, workers: int) -> None:
                 print(f"input {again.index + 1} was computed again: {again.why}")
 
 
-asyncio.run(main(int(sys.argv[1]), int(sys.argv[2])))
+asyncio.run(main(*map(int, sys.argv[1:])))

@@ -3,7 +3,7 @@
 `SHEM_IMAGE_URL` and `SHEM_IMAGE_HASH` name an image in Golem's VM format (`gvmkit-build` makes one
 from Docker's) whose entry point serves port 8080. The program asks it LOOKS times. Kill it and
 start it again: the server has gone on, and the next program finds it. With `--leave` the program
-ends at once and the server runs on.
+ends at once and the server runs on. Usage: `python examples/06_container_service.py [LOOKS]` (10).
 """
 
 import asyncio
@@ -58,4 +58,5 @@ async def main(looks: int, *, leave: bool) -> None:
             await running.wait()
 
 
-asyncio.run(main(int(sys.argv[1]), leave="--leave" in sys.argv))
+numbers = [int(word) for word in sys.argv[1:] if word != "--leave"]
+asyncio.run(main(*(numbers or [10]), leave="--leave" in sys.argv))

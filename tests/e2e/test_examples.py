@@ -93,6 +93,20 @@ async def test_rent_run_then_detach_then_attach(short_dir: Path) -> None:
     ]
 
 
+async def test_work_that_is_left_for_good_ends_by_itself_and_can_be_read(short_dir: Path) -> None:
+    async with Devnet(short_dir) as net:
+        activity_id = (await _run(net, "07_leave.py")).strip()
+        node = net.requestor
+        async with (
+            shem.Golem("e2e", api_url=node.api_url, app_key=node.app_key) as golem,
+            asyncio.timeout(60),
+        ):
+            while (ended := (await golem.attach(activity_id)).report.ended) is None:  # noqa: ASYNC110
+                await asyncio.sleep(0.2)
+            assert "Finished by its terms: batch-done" in ended.why
+            assert sum((await batches_sent(net)).values()) == 2 + 16
+
+
 async def test_a_service_is_killed_and_taken_up(short_dir: Path) -> None:
     async with Devnet(short_dir) as net:
         first = await _run_and_kill(net, 2, "frame", "04_service.py", "50")

@@ -98,6 +98,20 @@ def test_a_failure_says_why() -> None:
         ({"run": {"entry_point": "x", "args": ["1"]}}, "run x 1"),
         ({"run": {"entry_point": 5, "args": "no list"}}, "run"),
         ({"run": None}, "run"),
+        (
+            {
+                "transfer": {
+                    "from": "hash:sha3:ab12:gftp://0x00/9f3a21c0ff",
+                    "to": "container:/data/x",
+                }
+            },
+            "transfer gftp:9f3a21c0 /data/x",
+        ),
+        (
+            {"transfer": {"from": "container:/x", "to": "https://example.org/put?a=b:c"}},
+            "transfer /x https://example.org/put?a=b:c",
+        ),
+        ({"transfer": {"from": 5}}, "transfer"),
         ("nonsense", ""),
         ({}, ""),
     ],
@@ -121,7 +135,7 @@ def test_a_report_in_words_and_as_a_document() -> None:
     assert document["absence"]["seconds"] == 90.0 and document["due"] is None
     assert document["batches"][0]["results"][0]["stdout"] == "out\n"
     ended = report_fields(report(ended=Ended("Expiry", None, "")), "act", "agr")
-    assert ended["away"] is None and ended["ended"] == "ended by Expiry: no reason given"
+    assert ended["away"] is None and ended["ended"] == "by Expiry: no reason given"
 
 
 def test_times_are_short() -> None:

@@ -15,6 +15,7 @@ from shem.cli.activity_lookup import attach_by_name, list_activities, one_of, wi
 from shem.cli.activity_rows import command_names, report_fields, report_row, result_row, timeline
 from shem.cli.ask import show_fields, show_json, show_table
 from shem.cli.main import EXIT_FAILED, EXIT_GONE, Options
+from shem.rest.models import Batch
 from shem.sdk.activity import Activity
 from shem.sdk.batch import CommandResult
 from shem.sdk.errors import NotSupported
@@ -92,10 +93,7 @@ def attach(options: Options, activity_id: str, follow: bool, as_json: bool) -> N
 
 async def _tell_story(found: Activity, telling: Telling) -> None:
     info = await found.agreement.info()
-    try:
-        entries = await found.batch_entries()
-    except NotSupported:
-        entries = []
+    entries = await _entries(found)
     if telling.as_json:
         row = report_row(found.report, found.id, found.agreement.id)
         telling.document("report", **row)
@@ -104,6 +102,14 @@ async def _tell_story(found: Activity, telling: Telling) -> None:
     for name, value in report_fields(found.report, found.id, found.agreement.id).items():
         if value is not None:
             telling.say(f"{name:<10} {value}")
+
+
+async def _entries(found: Activity) -> list[Batch]:
+    """Return the batches with their scripts; none at a node that keeps no list."""
+    try:
+        return await found.batch_entries()
+    except NotSupported:
+        return []
 
 
 async def _follow(found: Activity, telling: Telling) -> None:
@@ -129,6 +135,7 @@ def logs(
 
     async def work(golem: Golem) -> None:
         found = await attach_by_name(golem, activity_id)
+        telling.names = command_names(await _entries(found))
         batches = {batch.batch_id: batch for batch in found.report.batches}
         for name in batches if batch_id is None else [one_of(batch_id, list(batches))]:
             for result in batches[name].results:

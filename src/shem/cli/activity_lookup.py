@@ -52,10 +52,12 @@ async def _resolve(golem: Golem, name: str) -> str | Ticket:
 
 
 def one_of(prefix: str, ids: Sequence[str]) -> str:
+    """Return the only id that begins so; UsageError when there is none, or several."""
     found = [name for name in ids if name.startswith(prefix)]
-    if len(found) != 1:
-        what = "nothing" if not found else f"{len(found)} ids"
-        raise UsageError(f"{prefix!r} is the beginning of {what}")
+    if not found:
+        raise UsageError(f"no id begins with {prefix!r} (there are {len(ids)}: `ps --all`, `logs`)")
+    if len(found) > 1:
+        raise UsageError(f"{prefix!r} is the beginning of {len(found)} ids: {', '.join(found)}")
     return found[0]
 
 

@@ -3,6 +3,7 @@
 Rows and documents are made for JSON first; people get the same in words.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,6 +15,7 @@ from shem.sdk.batch import CommandResult
 from shem.sdk.report import AttachReport
 
 LINE_LENGTH_MAX: Final = 60
+_HASH: Final = re.compile(r"^hash:(//)?[^:]+:[^:]+:", re.IGNORECASE)
 Row = dict[str, Any]
 Names = Mapping[tuple[str, int], str]
 """(batch id, index) → what the command is."""
@@ -108,7 +110,7 @@ def report_fields(report: AttachReport, activity_id: str, agreement_id: str) -> 
     return {
         "activity": activity_id,
         "state": f"{report.state} ({report.liveness})",
-        "ended": None if report.ended is None else str(report.ended),
+        "ended": None if report.ended is None else str(report.ended).removeprefix("ended "),
         "provider": report.provider_id,
         "agreement": f"{agreement_id} ({report.agreement_state})",
         "expires": report.expires,
@@ -154,15 +156,27 @@ def command_names(entries: Sequence[models.Batch]) -> Names:
 
 
 def command_name(command: object) -> str:
-    """Return `run mandel zoom 1 9`, `transfer URL container:/x`, or `deploy`."""
+    """Return `run mandel zoom 1 9`, `transfer gftp:9f3a21c0 /data/x`, or `deploy`."""
     if not isinstance(command, dict) or len(command) != 1:
         return ""
     ((kind, body),) = command.items()
     fields = body if isinstance(body, dict) else {}
     args = fields.get("args")
-    named = [fields.get(name) for name in ("entry_point", "from", "to")]
-    words = [*named, *(args if isinstance(args, list) else [])]
+    places = [_place(fields.get(name)) for name in ("from", "to")]
+    words = [fields.get("entry_point"), *places, *(args if isinstance(args, list) else [])]
     return " ".join([str(kind), *(repr(w) if " " in w else w for w in words if isinstance(w, str))])
+
+
+def _place(url: object) -> object:
+    """Return what tells a person which file is meant: no hash, no node id."""
+    if not isinstance(url, str):
+        return None
+    location = _HASH.sub("", url)
+    if location.startswith("container:"):
+        return location.removeprefix("container:")
+    if location.startswith("gftp:"):
+        return f"gftp:{location.rpartition('/')[2][:8]}"
+    return location
 
 
 def happening(result: CommandResult, names: Names | None = None) -> Happening:
