@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from shem.cli.main import Options, main
+from shem.kernel import log as logs
 from shem.kernel.config import DEFAULT_GSB_URL, parse_gsb_url, setting
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class _Place:
             from shem.gftp.rpc import open_gftp
             from shem.kernel.world import World
 
+            logs.configure()
             world = World()
             client = BusClient(
                 parse_gsb_url(self.gsb_url), name="shem-gftp", reconnect=stays, world=world
@@ -79,9 +81,9 @@ class _Place:
 @click.pass_obj
 def version(place: _Place) -> None:
     """Print the version."""
-    from shem.kernel.version import shem_version
+    from shem.gftp.rpc import version_text
 
-    place.show(shem_version())
+    place.show(version_text())
 
 
 @gftp.command()

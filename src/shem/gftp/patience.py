@@ -28,6 +28,7 @@ class Patience:
         self._clock = world.clock
         self._patience_s = patience_s
         self._progress_s = world.clock.monotonic()
+        self._is_told = False
 
     async def until_done(self, act: Callable[[], Awaitable[T]]) -> T:
         """Return what `act` returns at last; its error when it is final or has lasted too long."""
@@ -40,10 +41,13 @@ class Patience:
                 pause_s = min(2 * pause_s, PAUSE_LAST_S)
             else:
                 self._progress_s = self._clock.monotonic()
+                self._is_told = False
                 return done
 
     async def _wait(self, error: ShemError, pause_s: float) -> None:
         if self._clock.monotonic() - self._progress_s + pause_s > self._patience_s:
             raise error
-        log.debug("gftp.interrupted", reason=error.message)
+        if not self._is_told:
+            self._is_told = True
+            log.info("gftp.interrupted", reason=error.message, patience_s=self._patience_s)
         await self._clock.sleep(pause_s)

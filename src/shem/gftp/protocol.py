@@ -14,6 +14,8 @@ from shem.kernel.ids import NodeId, parse_node_id
 from shem.wire.errors import WireError
 from shem.wire.flexbuffers import Blob, as_bytes, dumps, unpack
 
+SPOKEN_VERSION: Final = "0.17.6"
+"""Of the commands that are known here; SDKs use `close` from 0.7.3 on."""
 CHUNK_SIZE: Final = 40_960
 CHUNK_SIZE_MAX: Final = 1 << 20
 """Of what a peer may ask for, or bring, at a time."""

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from shem.bus.client import BusClient
 from shem.gftp.patience import Patience
-from shem.gftp.protocol import FILE_SIZE_MAX, parse_url
+from shem.gftp.protocol import FILE_SIZE_MAX, SPOKEN_VERSION, parse_url
 from shem.gftp.publisher import Publisher
 from shem.gftp.transport import Transport
 from shem.kernel.errors import ShemError, UsageError
@@ -32,6 +32,11 @@ ERROR_INVALID: Final = -32_600
 ERROR_FAILED: Final = -32_000
 
 Say = Callable[[str], None]
+
+
+def version_text() -> str:
+    """Return what SDKs take for the version, and then which program this is."""
+    return f"{SPOKEN_VERSION} (shem {shem_version()})"
 
 
 class Gftp:
@@ -62,7 +67,7 @@ class Gftp:
 
     async def _version(self, params: Mapping[str, Any]) -> object:
         del params
-        return shem_version()
+        return version_text()
 
     async def _publish(self, params: Mapping[str, Any]) -> object:
         files = _texts(params, "files")
