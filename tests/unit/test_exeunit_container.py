@@ -93,6 +93,7 @@ async def test_it_works_here_and_offers_what_is_true() -> None:
 
     assert template["properties"]["golem.runtime.capabilities"] == [
         "manifest-support",
+        "outbound-proxy",
         "start-entrypoint",
     ]
 

@@ -176,7 +176,7 @@ async def test_a_redirect_into_the_providers_own_network_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first address counts as the internet here, the one that it leads to does not."""
-    public = web_module._require_public
+    public = web_module.require_public
 
     async def handler(_: web.Request) -> web.Response:
         raise web.HTTPFound(f"http://127.0.0.2:{server.port}/a.zip")
@@ -184,7 +184,7 @@ async def test_a_redirect_into_the_providers_own_network_is_refused(
     server = await serve(handler)
     monkeypatch.delenv("SHEM_PRIVATE_TRANSFERS")
     monkeypatch.setattr(
-        web_module, "_require_public", lambda host: host == "127.0.0.1" or public(host)
+        web_module, "require_public", lambda host: host == "127.0.0.1" or public(host)
     )
     try:
         with pytest.raises(RuntimeFault, match=r"127\.0\.0\.2 is not on the internet"):

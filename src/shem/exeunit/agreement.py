@@ -14,7 +14,7 @@ from typing import Final
 from shem.kernel.errors import UsageError
 from shem.kernel.times import NS_PER_S
 from shem.rest.endwhen import EndWhen, ResultSink, parse_end_when, parse_sink
-from shem.rest.manifest import MANIFEST, Manifest, decode_manifest
+from shem.rest.manifest import MANIFEST, NOTHING, Manifest, Outbound, decode_manifest
 
 AGREEMENT_SIZE_MAX: Final = 4 << 20
 TASK_PACKAGE: Final = "golem.srv.comp.task_package"
@@ -47,6 +47,11 @@ class AgreementTerms:
     """The provider's side, flat: prices are read from it."""
     end_when: EndWhen | None = None
     sink: ResultSink | None = None
+
+    @property
+    def outbound(self) -> Outbound:
+        """Return what programs may reach."""
+        return NOTHING if self.manifest is None else self.manifest.outbound
 
 
 def load_terms(path: Path) -> AgreementTerms:

@@ -13,6 +13,7 @@ from typing import Final
 
 from shem.activity.script import parse_script as parse_text
 from shem.bus.client import BusClient
+from shem.exeunit.compliance import require_compliance
 from shem.exeunit.engine import RESULTS_WAIT_MAX_S, Engine
 from shem.exeunit.feeds import ProgressFeed
 from shem.exeunit.runtimes.base import Runtime
@@ -73,6 +74,7 @@ class FileRun(ExeUnit):
 
     async def run(self) -> Outcome:
         """Run the script to its end, or to the end of what it may use."""
+        require_compliance(self._script, self._terms.manifest)
         journal = self._setup.work_dir / JOURNAL_NAME
         if await asyncio.to_thread(journal.exists):
             raise UsageError(f"{self._setup.work_dir} has been used: name an empty directory")

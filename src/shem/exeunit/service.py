@@ -209,7 +209,12 @@ class ExeUnit:
         )
         setup = self._setup
         return setup.runtime.make(
-            setup.work_dir, limits, self._world, scope, cache_dir=setup.cache_dir
+            setup.work_dir,
+            limits,
+            self._world,
+            scope,
+            cache_dir=setup.cache_dir,
+            outbound=terms.outbound,
         )
 
     async def _fetch_image(self, mover: Mover, progress: ProgressFeed) -> Path | None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from shem.exeunit.agreement import expand
+from shem.exeunit.runtimes.choice import CAPABILITIES, OUTBOUND_PROXY
 from shem.kernel.errors import UsageError
 from shem.provider.access import AccessList, GrantName, Mode
 from shem.provider.certificates import NodeDescriptor, NotSound, read_descriptor
@@ -27,11 +28,8 @@ from shem.rest.manifest import (
     decode_manifest,
 )
 
-CAPABILITIES: Final = "golem.runtime.capabilities"
 INET: Final = "inet"
 """The runtime has the whole internet, as far as a manifest grants it."""
-OUTBOUND_PROXY: Final = "outbound-proxy"
-"""The runtime has a proxy for TCP (docs/protocol/extensions.md, "A way out")."""
 REASON_CHARS_MAX: Final = 1_000
 
 

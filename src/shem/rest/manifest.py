@@ -68,6 +68,9 @@ class Outbound:
         return self.unrestricted or bool(self.destinations)
 
 
+NOTHING: Final = Outbound()
+
+
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """A whole manifest."""
@@ -145,7 +148,7 @@ def _outbound(computation: Mapping[str, Any]) -> Outbound:
     for name in ("net", "inet", "out"):
         found = _map(found, name).get(name)
         if found is None:
-            return Outbound()
+            return NOTHING
     out = _map(found, "out")
     for name in _list(out.get("protocols", []), "protocols", PROTOCOLS_MAX):
         _text(name, "protocols")

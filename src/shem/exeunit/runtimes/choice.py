@@ -12,16 +12,21 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
+from shem.exeunit.outbound.gateway import Gateway
+from shem.exeunit.outbound.grants import Grants
 from shem.exeunit.runtimes.base import Limits, Runtime, RuntimeFault
 from shem.exeunit.runtimes.plugin import Plugin, PluginRuntime, ask
 from shem.exeunit.usage import COUNTERS, MEMORY, STORAGE
 from shem.kernel.tasks import TaskScope
 from shem.kernel.world import World
 from shem.rest.endwhen import CAN_END_WHEN, CAN_SINK, SINK_SCHEMES, Condition, names_of
+from shem.rest.manifest import NOTHING, Outbound
 
 CAPABILITIES: Final = "golem.runtime.capabilities"
 MANIFEST_SUPPORT: Final = "manifest-support"
 """Scripts are kept to the manifest of their agreement, whatever the runtime is."""
+OUTBOUND_PROXY: Final = "outbound-proxy"
+"""Programs find a proxy that leads to what the manifest names (docs/protocol/extensions.md)."""
 OFFER_TEMPLATE: Final[dict[str, Any]] = {
     "properties": {
         "golem.com.usage.vector": list(COUNTERS),
@@ -74,7 +79,7 @@ class RuntimeChoice:
     def _is_container(self) -> bool:
         return self.binary is None and self.built_in is BuiltIn.CONTAINER
 
-    def plugin(self, limits: Limits | None = None) -> Plugin:
+    def plugin(self, limits: Limits | None = None, way_out: Gateway | None = None) -> Plugin:
         """Return how the binary is called."""
         if self.binary is not None:
             command: tuple[str, ...] = (str(self.binary.absolute()),)
@@ -85,6 +90,7 @@ class RuntimeChoice:
             args=self.args,
             limits=limits if self.manages_hardware or self._is_container else None,
             needs_image=not self.manages_image,
+            way_out=way_out,
         )
 
     def make(
@@ -95,10 +101,17 @@ class RuntimeChoice:
         scope: TaskScope,
         *,
         cache_dir: Path | None = None,
+        outbound: Outbound = NOTHING,
     ) -> Runtime:
-        """Return the runtime of one activity; what it compiles is kept in `cache_dir`."""
+        """Return the runtime of one activity.
+
+        What it compiles is kept in `cache_dir`; its programs may reach `outbound`, where they can.
+        """
         if self.is_plugin:
-            return PluginRuntime(self.plugin(limits), work_dir, world, scope)
+            way_out = None
+            if self._is_container and outbound.is_requested:
+                way_out = Gateway(Grants.of(outbound), work_dir, world)
+            return PluginRuntime(self.plugin(limits, way_out), work_dir, world, scope)
         from shem.exeunit.runtimes.wasm import WasmRuntime
 
         return WasmRuntime(work_dir, world.rng, limits, cache=cache_dir)
@@ -110,6 +123,8 @@ class RuntimeChoice:
         properties: dict[str, Any] = found if isinstance(found, dict) else {}
         constraints = theirs.get("constraints")
         capabilities = {*names_of(properties.get(CAPABILITIES)), MANIFEST_SUPPORT}
+        if self._is_container:
+            capabilities.add(OUTBOUND_PROXY)
         return {
             "properties": {
                 **OFFER_TEMPLATE["properties"],

@@ -15,6 +15,7 @@ from typing import Final
 import structlog
 
 from shem.exeunit.commands import Command, DeployOptions
+from shem.exeunit.outbound.gateway import Gateway
 from shem.exeunit.runtimes.base import (
     Limits,
     RuntimeFault,
@@ -57,6 +58,8 @@ class Plugin:
     limits: Limits | None = None
     """`--runtime-managed-hardware`: what the runtime is told to keep to."""
     needs_image: bool = True
+    way_out: Gateway | None = None
+    """Leads programs of the service to what the agreement grants."""
 
     def call(self, work_dir: Path, image: Path | None, *rest: str) -> list[str]:
         """Return the command line of one call."""
@@ -162,7 +165,9 @@ class PluginRuntime:
         return (await self._deployment()).places(self._work_dir)
 
     def counters(self) -> Mapping[str, float]:
-        return {} if self._service is None else self._service.counters
+        own = {} if self._service is None else self._service.counters
+        way_out = self._plugin.way_out
+        return own if way_out is None else {**own, **way_out.counters()}
 
     async def _deployment(self) -> Deployment:
         return await asyncio.to_thread(read_deployment, self._work_dir)
@@ -202,7 +207,12 @@ class PluginRuntime:
     async def _start_service(
         self, deployment: Deployment, args: Sequence[str], stdout: Sink, stderr: Sink
     ) -> None:
-        command = self._plugin.call(self._work_dir, deployment.image, "start", *args)
+        way_out = self._plugin.way_out
+        options: list[str] = []
+        if way_out is not None:
+            await way_out.prepare()
+            options = way_out.options()
+        command = self._plugin.call(self._work_dir, deployment.image, *options, "start", *args)
         offset = await asyncio.to_thread(self._children.log_size)
         child = await self._children.start(command, to_log=True)
         service = ServiceLink(child, stdout, stderr)
@@ -210,6 +220,8 @@ class PluginRuntime:
         try:
             async with asyncio.timeout(GREETING_TIMEOUT_S):
                 await service.hello()
+            if way_out is not None:
+                await way_out.open()
             self._service = service
         except TimeoutError:
             raise RuntimeFault(f"the runtime was not up in {GREETING_TIMEOUT_S:g} s") from None
@@ -224,6 +236,8 @@ class PluginRuntime:
                 child.close()
 
     async def _end_service(self, service: ServiceLink) -> None:
+        if self._plugin.way_out is not None:
+            await self._plugin.way_out.close()
         try:
             async with asyncio.timeout(SHUT_DOWN_TIMEOUT_S):
                 await service.shut_down()

@@ -7,15 +7,14 @@ network are not for requestors, unless the operator says so (`SHEM_PRIVATE_TRANS
 """
 
 import asyncio
-import ipaddress
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
+from shem.exeunit.addresses import PrivateAddress, private_allowed, require_public
 from shem.exeunit.runtimes.base import RuntimeFault
-from shem.kernel.config import setting
 
 if TYPE_CHECKING:
     import aiohttp
@@ -125,7 +124,7 @@ async def _session() -> AsyncIterator["aiohttp.ClientSession"]:
     timeout = aiohttp.ClientTimeout(
         total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=SILENCE_TIMEOUT_S
     )
-    connector = aiohttp.TCPConnector(socket_factory=None if _private_allowed() else _public_socket)
+    connector = aiohttp.TCPConnector(socket_factory=None if private_allowed() else _public_socket)
     async with aiohttp.ClientSession(
         timeout=timeout, connector=connector, auto_decompress=False, trust_env=False
     ) as session:
@@ -147,7 +146,7 @@ async def _translated() -> AsyncIterator[None]:
         raise WebFault(repr(error)) from error
 
 
-def _refusal(error: BaseException | None) -> "PrivateAddress | None":
+def _refusal(error: BaseException | None) -> PrivateAddress | None:
     """Find our own refusal among the causes of a failed connection."""
     while error is not None and not isinstance(error, PrivateAddress):
         error = error.__cause__ or error.__context__
@@ -163,26 +162,11 @@ def _require_success(response: "aiohttp.ClientResponse") -> None:
     raise RuntimeFault(text)
 
 
-class PrivateAddress(OSError):
-    """The address is not on the internet."""
-
-
-def _private_allowed() -> bool:
-    return (setting("PRIVATE_TRANSFERS") or "no").lower() in {"yes", "1", "true"}
-
-
 def _public_socket(address: "AddrInfoType") -> socket.socket:
     """Return a socket to an address of the internet: asked for at every connection that is made."""
     family, kind, protocol, _, place = address
-    _require_public(str(place[0]).partition("%")[0])
+    require_public(str(place[0]).partition("%")[0])
     return socket.socket(family=family, type=kind, proto=protocol)
-
-
-def _require_public(host: str) -> None:
-    if not ipaddress.ip_address(host).is_global:
-        raise PrivateAddress(
-            f"{host} is not on the internet; this provider fetches from nowhere else"
-        )
 
 
 def _write_all(file: int, data: bytes, offset: int) -> None:

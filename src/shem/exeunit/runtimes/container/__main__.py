@@ -22,10 +22,11 @@ from shem.exeunit.runtimes.container.limits import (
     set_process_limits,
 )
 from shem.exeunit.runtimes.container.namespaces import enter, prepare, require_tools
+from shem.exeunit.runtimes.container.way_out import connected, hand_over
 
 OPTIONS: Final = (
     *("--workdir", "--task-package", "--cpu-cores", "--mem-gib", "--storage-gib"),
-    *("--volume-override", "--hostname"),
+    *("--volume-override", "--hostname", "--outbound-socket"),
 )
 OFFER_TEMPLATE: Final[dict[str, Any]] = {
     "properties": {"golem.runtime.capabilities": ["start-entrypoint"]},
@@ -81,7 +82,7 @@ def _do(options: dict[str, str], command: str, args: list[str]) -> int:
         case "deploy":
             return _deploy(work_dir, options, limits)
         case "start":
-            return _start(work_dir, limits, args)
+            return _start(work_dir, limits, args, options.get("--outbound-socket"))
     sys.stderr.write(f"{command} is not a command of this runtime\n")
     return EXIT_USAGE
 
@@ -107,17 +108,21 @@ def _deploy(work_dir: Path, options: dict[str, str], limits: ContainerLimits) ->
     return 0
 
 
-def _start(work_dir: Path, limits: ContainerLimits, args: list[str]) -> int:
+def _start(
+    work_dir: Path, limits: ContainerLimits, args: list[str], outbound_socket: str | None
+) -> int:
     """Become the keeper of the container, within its limits."""
     from shem.exeunit.runtimes.container.keeper import START_ENTRYPOINT, Keeper
 
     require_tools()
     deployment = load(work_dir)
     limited = _limit(limits, hashlib.sha256(str(work_dir).encode()).hexdigest()[:16])
-    enter()
-    root_name = prepare(work_dir, deployment)
+    with connected(outbound_socket) as supervisor:
+        enter()
+        root_name = prepare(work_dir, deployment)
+        port = None if supervisor is None else hand_over(supervisor)
     watched = None if "memory" in limited else limits.memory_size
-    keeper = Keeper(work_dir, root_name, deployment, watched)
+    keeper = Keeper(work_dir, root_name, deployment, watched, port)
     keeper.serve(entrypoint=START_ENTRYPOINT in args)
     return 0
 

@@ -20,6 +20,7 @@ from typing import Final
 from shem.exeunit.runtimes.container.deployment import Deployment
 from shem.exeunit.runtimes.container.limits import over_limit
 from shem.exeunit.runtimes.container.namespaces import SIGNALLED, sandbox
+from shem.exeunit.runtimes.container.way_out import proxy_environment
 from shem.exeunit.runtimes.protocol import (
     Answer,
     Event,
@@ -77,6 +78,8 @@ class Keeper:
     deployment: Deployment
     memory_size: int | None = None
     """What all programs may hold together, where no control group sees to it."""
+    proxy_port: int | None = None
+    """Where a proxy leads out, on loopback; None: nothing does."""
     programs: dict[int, _Program] = field(default_factory=dict)
     _selector: selectors.DefaultSelector = field(default_factory=selectors.DefaultSelector)
     _reader: FrameReader = field(default_factory=FrameReader)
@@ -194,9 +197,15 @@ class Keeper:
             sys.exit("the image has no entry point to start")
         self._spawn(command).is_told = False
 
+    @property
+    def _environment(self) -> dict[str, str]:
+        return {} if self.proxy_port is None else proxy_environment(self.proxy_port)
+
     def _spawn(self, command: Sequence[str]) -> _Program:
         """Start a program in a sandbox of its own."""
-        words, command = sandbox(self.work_dir, self.root_name, self.deployment, command)
+        words, command = sandbox(
+            self.work_dir, self.root_name, self.deployment, command, self._environment
+        )
         arguments = os.memfd_create("arguments")
         os.write(arguments, b"".join(word.encode() + b"\0" for word in words))
         os.lseek(arguments, 0, os.SEEK_SET)

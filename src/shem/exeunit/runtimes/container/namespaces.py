@@ -14,7 +14,7 @@ import shutil
 import signal
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -81,9 +81,16 @@ def prepare(work_dir: Path, deployment: Deployment) -> str:
 
 
 def sandbox(
-    work_dir: Path, root_name: str, deployment: Deployment, command: Sequence[str]
+    work_dir: Path,
+    root_name: str,
+    deployment: Deployment,
+    command: Sequence[str],
+    environment: Mapping[str, str],
 ) -> tuple[list[str], list[str]]:
-    """Return bubblewrap's arguments for one program, and the command that it runs."""
+    """Return bubblewrap's arguments for one program, and the command that it runs.
+
+    `environment` goes before that of the image.
+    """
     words = ["--unshare-user", "--disable-userns", "--unshare-cgroup-try", "--cap-drop", "ALL"]
     words += ["--uid", str(deployment.uid), "--gid", str(deployment.gid)]
     words += ["--die-with-parent", "--new-session"]
@@ -99,6 +106,8 @@ def sandbox(
         name, _, value = item.partition("=")
         if name:
             words += ["--setenv", name, value]
+    for name, value in environment.items():
+        words += ["--setenv", name, value]
     return words, list(command)
 
 
