@@ -2,15 +2,16 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
 from shem.kernel.world import SeededRng
 from tests.sim.node_program import Program
+from tests.sim.node_squalls import Squalls
 from tests.sim.node_world import SimAgent, SimNode, SimWorld
 from tests.sim.process import Process
 
@@ -72,17 +73,22 @@ class Storm:
         self._under_way: set[asyncio.Task[None]] = set()
         self.kinds = [kind for kind in KINDS if self._rng.unit() < 0.6] or ["crash"]
         self.happened: list[str] = []
+        self._squalls = Squalls(city.world, (city.requestor, city.provider))
 
     async def blow(self) -> None:
         clock = self._city.world.clock
         until_s = clock.monotonic() + STORM_MIN_S + self._rng.unit() * (STORM_MAX_S - STORM_MIN_S)
+        if self._squalls.kinds:
+            self._begin(self._squalls.blow(self._tell))
         while clock.monotonic() < until_s:
             await clock.sleep(self._rng.unit() * CALM_MAX_S)
-            kind = self.kinds[self._rng.below(len(self.kinds))]
-            task = asyncio.create_task(self._misfortune(kind))
-            self._under_way.add(task)
-            task.add_done_callback(self._under_way.discard)
+            self._begin(self._misfortune(self.kinds[self._rng.below(len(self.kinds))]))
         await self._pass()
+
+    def _begin(self, misfortune: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(misfortune)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
 
     async def _pass(self) -> None:
         """Fair weather again, and everybody up."""
@@ -92,6 +98,7 @@ class Storm:
         for task in tuple(self._under_way):
             task.cancel()
         await asyncio.gather(*self._under_way, return_exceptions=True)
+        self._squalls.heal()
         for victim in self._city.victims():
             assert victim.process is not None
             victim.process.dies_at = None

@@ -8,7 +8,7 @@ may die. What a program of the requestor does: `node_program`; what goes wrong: 
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,10 @@ from shem.provider import agent
 from shem.provider.config import ProviderConfig, Terms
 from shem.provider.descriptor import Descriptor
 from shem.provider.hardware import Machine
-from shem.store.committer import Batch, Write
 from shem.store.open import open_store
 from shem.store.sqlite import SqliteStore
-from shem.store.unit import Store, StoreClosed
+from shem.store.unit import Store
+from tests.sim.node_disk import Disk, SimCommitter, SimJournal
 from tests.sim.node_net import SimFabric, SimNet, Weather
 from tests.sim.process import Process, current
 from tests.sim.rest_in_memory import Door, MemoryRest
@@ -54,80 +54,10 @@ class SkewedClock(VirtualClock):
 
     def __init__(self) -> None:
         self.skew_ns = 0
+        self.jump_ns = 0
 
     def wall_ns(self) -> int:
-        return super().wall_ns() + self.skew_ns
-
-
-class SimCommitter:
-    """Commits in order, after the disk's latency; the process may die before it, or just after."""
-
-    def __init__(self, process: Process, latency_s: Callable[[], float]) -> None:
-        self._process = process
-        self._latency_s = latency_s
-        self._write: Write | None = None
-        self._waiting: deque[tuple[Batch, asyncio.Future[None]]] = deque()
-        self._is_timed = False
-
-    def open(self, write: Write) -> None:
-        self._write = write
-        self._process.at_death.append(self._drop)
-
-    def submit(self, batch: Batch) -> asyncio.Future[None]:
-        if self._write is None or not self._process.alive:
-            raise StoreClosed
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((batch, future))
-        self._set_timer()
-        return future
-
-    async def close(self) -> None:
-        while self._waiting:
-            await asyncio.wait([self._waiting[-1][1]])
-        self._write = None
-
-    def _set_timer(self) -> None:
-        if self._waiting and not self._is_timed:
-            self._is_timed = True
-            asyncio.get_running_loop().call_later(self._latency_s(), self._commit)
-
-    def _commit(self) -> None:
-        if self._process.is_paused:
-            self._process.resumed().add_done_callback(lambda _: self._commit())
-            return
-        self._is_timed = False
-        if not self._process.alive or not self._process.at_point():
-            return
-        assert self._write is not None
-        batch, future = self._waiting.popleft()
-        [error] = self._write((batch,))
-        if not self._process.at_point():
-            future.cancel()
-        elif future.done():
-            pass
-        elif error is None:
-            future.set_result(None)
-        else:
-            future.set_exception(error)
-        self._set_timer()
-
-    def _drop(self) -> None:
-        self._write = None
-        while self._waiting:
-            self._waiting.popleft()[1].cancel()
-
-
-@dataclass
-class Disk:
-    """How long a commit takes."""
-
-    rng: SeededRng
-    slow: float = 0.0
-    """How often it takes up to a second."""
-
-    def latency_s(self) -> float:
-        draw = self.rng.unit()
-        return self.rng.unit() if draw < self.slow else self.rng.unit() / 200
+        return super().wall_ns() + self.skew_ns + self.jump_ns
 
 
 @dataclass(frozen=True)
@@ -205,7 +135,7 @@ class SimWorld:
     async def open_store(self, place: str | Path, world: World, migrations: str = "node") -> Store:
         process = current()
         assert process is not None
-        committer = SimCommitter(process, self.disk.latency_s)
+        committer = SimCommitter(process, self.disk)
         store = await open_store(place, world=world, committer=committer, migrations=migrations)
         assert isinstance(store, SqliteStore)
         process.at_death.append(store._close_connections)
@@ -330,18 +260,23 @@ class LedgerChoice:
     watched: frozenset[str] = frozenset()
     manages_image: bool = True
 
-    def make(self, work_dir: Path, limits: Limits, world: World, scope: TaskScope) -> Runtime:
-        del work_dir, limits, world, scope
+    def make(
+        self, work_dir: Path, limits: Limits, world: World, scope: TaskScope, **options: object
+    ) -> Runtime:
+        del work_dir, limits, world, scope, options
         return LedgerRuntime(self.world, self.activity_id)
 
 
 class SimExeUnit(ExeUnit):
-    """The real ExeUnit; its journal is closed when its process dies."""
+    """The real ExeUnit, on the simulated disk; its journal is closed when its process dies."""
+
+    disk: Disk
 
     def _engine(self, *args: Any) -> Any:
         engine = super()._engine(*args)
         process = current()
         assert process is not None
+        engine._journal = SimJournal(engine._journal._path, process, self.disk)
         process.at_death.append(engine._journal.close)
         return engine
 
@@ -420,6 +355,7 @@ class SimUnits:
     async def _main(self, unit: SimUnit, setup: Setup) -> None:
         try:
             unit.exe = SimExeUnit(setup, self.world.world_of(self.clock))
+            unit.exe.disk = self.world.disk
             await unit.exe.serve()
             if unit.process.alive:
                 unit.code = 0
