@@ -30,6 +30,7 @@ from shem.provider.config import (
     platform_of,
 )
 from shem.provider.durations import parse_duration, show_duration
+from shem.provider.policy import manifests_are_checked
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 ACCEPT_TIMEOUT_MIN_S: Final = 5.0
@@ -129,6 +130,17 @@ def term_options(command: Command) -> Command:
     type=click.BOOL,
     help="The same, when its agreement has ended [AUTO_CLEANUP_AGREEMENT, false].",
 )
+@click.option(
+    "--policy-disable-component",
+    multiple=True,
+    help="manifest_signature_validation, or all: grant what manifests want to reach, whatever the "
+    "rules say [POLICY_DISABLE_COMPONENT].",
+)
+@click.option(
+    "--policy-trust-property",
+    multiple=True,
+    help="golem.runtime.capabilities=inet: the same [POLICY_TRUST_PROPERTY].",
+)
 @click.pass_context
 def run(ctx: click.Context, /, **options: Any) -> None:
     """Offer this machine and run what is rented.
@@ -194,6 +206,12 @@ def load_config(options: dict[str, Any]) -> ProviderConfig:
         nursery=flag("EXE_UNIT_NURSERY", default=True),
         clears_activities=is_on("auto_cleanup_activity"),
         clears_agreements=is_on("auto_cleanup_agreement"),
+        manifests_are_checked=manifests_are_checked(
+            *(
+                options.get(name) or [setting(name.upper(), name.upper()) or ""]
+                for name in ("policy_disable_component", "policy_trust_property")
+            )
+        ),
     )
 
 

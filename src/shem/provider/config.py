@@ -102,6 +102,8 @@ class ProviderConfig:
     clears_activities: bool = False
     clears_agreements: bool = False
     """Whether work directories go as soon as nobody needs them, not only when they are old."""
+    manifests_are_checked: bool = True
+    """Whether what a manifest wants to reach has to be granted by a rule."""
 
     @property
     def exe_unit_dir(self) -> Path:

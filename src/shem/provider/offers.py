@@ -107,6 +107,7 @@ class Offers:
             settings.access,
             settings.whitelist,
             settings.keystore,
+            self._config.manifests_are_checked,
         )
         given = capacity_of(settings, self._machine, self._config)
         self._agreements.capacity = given
