@@ -27,7 +27,11 @@ def devnet() -> None:
 @click.option("--keep", is_flag=True, help="Leave the devnet up afterwards, until Ctrl-C.")
 @click.pass_obj
 def demo(options: Options, directory: Path | None, as_json: bool, keep: bool) -> None:
-    """Rent, kill the program, kill the daemon, come back; exits with 1 if a promise is broken."""
+    """Rent, take the requestor's parts away one by one, come back; exits with 1 if a promise is broken.
+
+    Hosts of their own and containers need root, /dev/net/tun and some tools; the table says what is
+    not shown for want of them.
+    """
     from shem.devnet.demo import run_demo
 
     sys.exit(run_demo(directory, keep=keep, as_json=as_json or options.json))

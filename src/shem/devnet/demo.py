@@ -29,8 +29,8 @@ from shem.devnet.telling import Terminal
 from shem.kernel.errors import ShemError
 from shem.kernel.world import World
 
-DURATION_MAX_S: Final = 90.0
-"""What the demo may take on a busy machine; on an idle one it takes half of it."""
+DURATION_MAX_S: Final = 120.0
+"""What the demo may take on a busy machine; on an idle one it takes a third of it."""
 WATCH_S: Final = 1.0
 """How often a devnet that is up looks whether all its processes live."""
 
