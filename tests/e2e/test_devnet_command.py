@@ -16,6 +16,7 @@ from shem.devnet import namespace
 from shem.devnet.daemons import shem_command
 from shem.devnet.network_story import CHAPTERS
 from shem.devnet.processes import is_alive
+from shem.rest.client import RestClient
 
 UP_TIMEOUT_S = 40.0
 END_TIMEOUT_S = 25.0
@@ -73,6 +74,11 @@ def living(directory: Path) -> list[int]:
     return found
 
 
+def left(directory: Path, pid: int) -> list[object]:
+    """Return what a command has left: processes, hosts, and files in what it took for /tmp."""
+    return [*living(directory), *hosts_of(pid), *directory.iterdir()]
+
+
 async def up(process: asyncio.subprocess.Process) -> dict[str, Any]:
     assert process.stdout is not None
     line = await asyncio.wait_for(process.stdout.readline(), UP_TIMEOUT_S)
@@ -83,13 +89,13 @@ async def up(process: asyncio.subprocess.Process) -> dict[str, Any]:
 @pytest.mark.long
 @pytest.mark.timeout(DEMO_TIMEOUT_S + END_TIMEOUT_S)
 async def test_the_demo_keeps_every_promise_and_leaves_nothing(short_dir: Path) -> None:
-    async with devnet("demo", "--json", "--dir", str(short_dir)) as process:
+    async with devnet("demo", "--json", env={**os.environ, "TMPDIR": str(short_dir)}) as process:
         stdout, _ = await asyncio.wait_for(process.communicate(), DEMO_TIMEOUT_S)
 
     told = json.loads(stdout)
     assert [check for check in told["checks"] if check["kept"] is False] == []
     assert told["kept"] and process.returncode == 0
-    assert living(short_dir) == [] and hosts_of(process.pid) == []
+    assert left(short_dir, process.pid) == []
     shown = {check["chapter"][:3] for check in told["checks"] if check["kept"]}
     assert {"1.1", "1.2"} <= shown
     assert ({"1.3", "1.4"} <= shown) == CAN_HAVE_HOSTS
@@ -112,22 +118,33 @@ async def test_what_a_machine_cannot_show_is_said_and_nothing_is_faked(short_dir
     assert {"a service", "1.1 the program is killed", "1.2 the daemon is killed"} < shown
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_signal_ends_a_devnet_that_is_up(short_dir: Path, number: signal.Signals) -> None:
-    async with devnet("up", "--json", "--dir", str(short_dir)) as process:
+@pytest.mark.parametrize(
+    ("number", "options"),
+    [(signal.SIGINT, ()), (signal.SIGTERM, ("--hosts",) if CAN_HAVE_HOSTS else ())],
+)
+async def test_a_signal_ends_a_devnet_that_is_up(
+    short_dir: Path, number: signal.Signals, options: tuple[str, ...]
+) -> None:
+    async with devnet("up", "--json", "--dir", str(short_dir), *options) as process:
         told = await up(process)
+        assert bool(hosts_of(process.pid)) == bool(options)
+        for name in ("requestor", "provider"):
+            env = told[name]
+            async with RestClient(env["YAGNA_API_URL"], env["YAGNA_APPKEY"]) as rest:
+                assert (await rest.net.status()).sessions > 0
         assert all(psutil.pid_exists(pid) for pid in told["pids"].values())
         assert told["requestor"]["YAGNA_API_URL"] != told["provider"]["YAGNA_API_URL"]
 
         process.send_signal(number)
         assert await asyncio.wait_for(process.wait(), END_TIMEOUT_S) == 0
 
-    assert living(short_dir) == []
+    assert living(short_dir) == [] and hosts_of(process.pid) == []
 
 
 @pytest.mark.long
 async def test_a_signal_in_the_middle_of_the_demo_ends_all_of_it(short_dir: Path) -> None:
-    async with devnet("demo", "--json", "--dir", str(short_dir), told=True) as process:
+    env = {**os.environ, "TMPDIR": str(short_dir)}
+    async with devnet("demo", "--json", env=env, told=True) as process:
         last = "is cut" if CAN_HAVE_HOSTS else "SIGKILL to the requestor's daemon"
         await until_told(process, last)
         assert len(hosts_of(process.pid)) == (4 if CAN_HAVE_HOSTS else 0)
@@ -137,7 +154,7 @@ async def test_a_signal_in_the_middle_of_the_demo_ends_all_of_it(short_dir: Path
 
     assert process.returncode != 0
     assert not json.loads(stdout)["kept"]
-    assert living(short_dir) == [] and hosts_of(process.pid) == []
+    assert left(short_dir, process.pid) == []
 
 
 async def test_when_a_daemon_dies_the_demo_says_so_and_ends(short_dir: Path) -> None:

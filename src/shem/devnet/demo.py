@@ -20,7 +20,7 @@ from shem.devnet import namespace
 from shem.devnet.compose import Devnet, default_directory
 from shem.devnet.internet import Internet, internet
 from shem.devnet.network_story import CHAPTERS, NetworkStory
-from shem.devnet.places import hosts_of
+from shem.devnet.places import places_on
 from shem.devnet.processes import DevnetError, left_behind
 from shem.devnet.promises import Check
 from shem.devnet.served import service_for
@@ -59,11 +59,10 @@ class Demo:
         clock = self.world.clock
         started = clock.monotonic()
         obstacle = namespace.obstacle()
-        with _hosts(self.world, obstacle) as internet:
+        with _internet(self.world, wanted=obstacle is None) as internet:
             where = "on loopback" if internet is None else "each on a host of its own"
             self.terminal.chapter(f"A relay, two nodes and a provider agent: processes {where}")
-            places = None if internet is None else hosts_of(internet)
-            async with Devnet(self.home, places=places) as net:
+            async with Devnet(self.home, places=places_on(internet)) as net:
                 for name, child in net.processes().items():
                     memory = child.memory_bytes() / (1 << 20)
                     at = net.place_of(name).address
@@ -112,9 +111,9 @@ class Demo:
 
 
 @contextlib.contextmanager
-def _hosts(world: World, obstacle: str | None) -> Iterator[Internet | None]:
-    """Have an internet for the block, unless there is an obstacle."""
-    if obstacle is not None:
+def _internet(world: World, *, wanted: bool) -> Iterator[Internet | None]:
+    """Have an internet for the block, if it is wanted."""
+    if not wanted:
         yield None
         return
     namespace.sweep()
@@ -125,15 +124,17 @@ def _hosts(world: World, obstacle: str | None) -> Iterator[Internet | None]:
 def run_demo(directory: Path | None, *, keep: bool, as_json: bool) -> int:
     """Run the demo; returns the exit code: 0 only when every promise was kept."""
     demo = Demo(directory or default_directory(), Terminal(stderr=as_json), keep)
+    interrupted = False
     try:
         run_until_signalled(demo.tell())
     except ShemError as error:
+        interrupted = isinstance(error, EndedBySignal)
         if not demo.complete:
             demo.terminal.blow(f"the demo cannot go on: {error.message}")
             summary = error.message.splitlines()[0]
             demo.checks.append(Check("the demo runs to its end", summary, False))
             demo.terminal.table(demo.checks)
-    if demo.kept:
+    if demo.kept or interrupted:
         _forget(demo.home, directory)
     else:
         demo.terminal.step(f"logs: {demo.home}")
@@ -142,16 +143,21 @@ def run_demo(directory: Path | None, *, keep: bool, as_json: bool) -> int:
     return 0 if demo.kept else 1
 
 
-def run_up(directory: Path | None, *, as_json: bool) -> int:
+def run_up(directory: Path | None, *, as_json: bool, on_hosts: bool = False) -> int:
     """Start a devnet and keep it up until a signal comes."""
     terminal = Terminal(stderr=as_json)
+    obstacle = namespace.obstacle() if on_hosts else None
+    if obstacle is not None:
+        terminal.blow(f"there can be no hosts here: {obstacle}")
+        return 1
     home = directory or default_directory()
 
     async def up() -> None:
-        async with Devnet(home) as net:
-            if as_json:
-                _write_json(describe(net))
-            await stay(net, terminal)
+        with _internet(World(), wanted=on_hosts) as found:
+            async with Devnet(home, places=places_on(found)) as net:
+                if as_json:
+                    _write_json(describe(net))
+                await stay(net, terminal)
 
     try:
         run_until_signalled(up())

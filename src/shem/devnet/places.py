@@ -90,8 +90,10 @@ class Places:
     web: Place = field(default_factory=Loopback)
 
 
-def hosts_of(net: Internet) -> Places:
-    """Give each program a host of its own."""
+def places_on(net: Internet | None) -> Places:
+    """Give each program a host of its own; without an internet, loopback."""
+    if net is None:
+        return Places()
     return Places(*(OnHost(net.host(name)) for name in ("relay", "requestor", "provider", "web")))
 
 
