@@ -12,10 +12,11 @@ import structlog
 from shem.activity.parties import APPROVED, Agreements
 from shem.activity.provider import ProviderServices
 from shem.activity.records import (
-    Activity,
     Role,
+    Sign,
     activities_of_agreement,
     alive_activities,
+    alive_signs,
     load_activity,
     save_state,
 )
@@ -72,39 +73,43 @@ class Monitor:
     async def look(self) -> None:
         """Judge all living activities once."""
         now = self._world.clock.monotonic()
-        activities = await alive_activities(self._store.fetch, Role.PROVIDER)
-        self._watch.forget_all_but({activity.activity_id for activity in activities})
-        for activity in activities:
-            if activity.state.current is State.NEW:
-                await self._look_at_new(activity)
+        signs = await alive_signs(self._store.fetch, Role.PROVIDER)
+        alive = {sign.activity_id for sign in signs}
+        self._watch.forget_all_but(alive)
+        self._services.usages.forget_all_but(alive)
+        for sign in signs:
+            if sign.current is State.NEW:
+                await self._look_at_new(sign)
             else:
-                await self._look_at(activity, now)
+                await self._look_at(sign, now)
 
-    async def _look_at_new(self, activity: Activity) -> None:
+    async def _look_at_new(self, sign: Sign) -> None:
         """Destroy an activity that never started and that nobody waits for any more."""
-        age_ns = self._world.clock.wall_ns() - activity.created_ns
-        orphan = self._services.waiting[activity.activity_id] == 0 and age_ns > GRACE_S * NS_PER_S
-        if orphan and self._watch.condemn(activity.activity_id):
-            await self._services.request_destroy(activity.activity_id)
+        age_ns = self._world.clock.wall_ns() - sign.created_ns
+        orphan = self._services.waiting[sign.activity_id] == 0 and age_ns > GRACE_S * NS_PER_S
+        if orphan and self._watch.condemn(sign.activity_id):
+            await self._services.request_destroy(sign.activity_id)
 
-    async def _look_at(self, activity: Activity, now: float) -> None:
-        verdict = self._watch.verdict(activity.activity_id, now)
+    async def _look_at(self, sign: Sign, now: float) -> None:
+        verdict = self._watch.verdict(sign.activity_id, now)
         if verdict is Verdict.FINE:
             return
-        if activity.state.current is not State.UNRESPONSIVE:
-            await self._silent(activity)
-        if verdict is Verdict.DEAD and self._watch.condemn(activity.activity_id):
-            log.warning("activity.dead", activity=activity.activity_id)
-            await self._services.request_destroy(activity.activity_id)
+        if sign.current is not State.UNRESPONSIVE:
+            await self._silent(sign.activity_id)
+        if verdict is Verdict.DEAD and self._watch.condemn(sign.activity_id):
+            log.warning("activity.dead", activity=sign.activity_id)
+            await self._services.request_destroy(sign.activity_id)
 
-    async def _silent(self, activity: Activity) -> None:
-        log.warning("activity.unresponsive", activity=activity.activity_id)
-        async with self._store.unit(activity.activity_id) as unit:
-            known = await load_activity(unit.fetch, activity.activity_id, Role.PROVIDER)
+    async def _silent(self, activity_id: str) -> None:
+        log.warning("activity.unresponsive", activity=activity_id)
+        self._services.usages.is_not_well(activity_id)
+        async with self._store.unit(activity_id) as unit:
+            known = await load_activity(unit.fetch, activity_id, Role.PROVIDER)
             if known is None or not known.state.alive:
                 return
             silent = ActivityState(State.UNRESPONSIVE, known.state.pending)
             save_state(unit, known, silent, self._world.clock.wall_ns())
+        self._services.usages.is_not_well(activity_id)  # a report may have come meanwhile
 
     async def reconcile(self) -> None:
         """Destroy what lives on under an agreement that is over."""

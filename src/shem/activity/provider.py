@@ -35,6 +35,7 @@ from shem.activity.records import (
     save_usage,
 )
 from shem.activity.states import ActivityState, State, advance
+from shem.activity.usages import Usages
 from shem.activity.watch import Watch
 from shem.bus.router import Binding, Bus
 from shem.bus.types import Call
@@ -63,6 +64,7 @@ class ProviderServices:
     """Answers on the bus."""
 
     def __init__(self, store: Store, market: Agreements, watch: Watch, world: World) -> None:
+        self.usages = Usages(store, world)
         self._store = store
         self._market = market
         self._watch = watch
@@ -255,7 +257,7 @@ class ProviderServices:
     async def _get_usage(self, call: Call, body: Body) -> object:
         activity = await self._load(body.text("activityId"))
         require(call.caller, Action.GET_ACTIVITY_USAGE, activity, self._now_ns())
-        return usage_body(activity.usage, activity.usage_ns)
+        return usage_body(*self.usages.latest(activity))
 
     async def _load(self, activity_id: str) -> Activity:
         activity = await load_activity(self._store.fetch, activity_id, Role.PROVIDER)
@@ -288,21 +290,32 @@ class ProviderServices:
             if keeps and state.started:
                 save_promise(unit, activity, self._now_ns())
             if state != activity.state:
+                self.usages.settle(unit, activity)
                 save_state(unit, activity, state, self._now_ns())
+                if not state.started:
+                    self.usages.is_not_well(activity_id)
 
     async def _set_usage(self, call: Call, body: Body) -> object:
         self._require_local(call)
         activity_id, usage = body.text("activityId"), body.usage()
+        if not self.usages.note(activity_id, usage) and not await self._first(activity_id, usage):
+            return None
+        self._watch.hear(activity_id, self._world.clock.monotonic())
+        return None
+
+    async def _first(self, activity_id: str, usage: tuple[float, ...]) -> bool:
+        """Take a report that may show that an activity is well again; False: there is none."""
         async with self._store.unit(activity_id) as unit:
             activity = await load_activity(unit.fetch, activity_id, Role.PROVIDER)
             if activity is None:
-                return None
+                return False
             save_usage(unit, activity, usage, self._now_ns())
             if activity.state.current is State.UNRESPONSIVE and activity.before is not None:
                 back = ActivityState(activity.before, activity.state.pending)
                 save_state(unit, activity, back, self._now_ns())
-        self._watch.hear(activity_id, self._world.clock.monotonic())
-        return None
+            if activity.state.started:
+                self.usages.is_well(activity)
+        return True
 
     async def _get_agreement_id(self, call: Call, body: Body) -> object:
         self._require_local(call)

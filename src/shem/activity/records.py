@@ -140,6 +140,25 @@ async def alive_activities(fetch: Fetch, role: Role) -> list[Activity]:
     return [_activity(row) for row in rows]
 
 
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """As much of a living activity as is looked at every second."""
+
+    activity_id: str
+    current: State
+    created_ns: int
+
+
+async def alive_signs(fetch: Fetch, role: Role) -> list[Sign]:
+    rows = await fetch(
+        "SELECT activity_id, state, created_ns FROM activity"
+        " WHERE role = :role AND state <> 'Terminated' ORDER BY created_ns DESC LIMIT :most",
+        role=role,
+        most=ACTIVITIES_MAX,
+    )
+    return [Sign(row["activity_id"], State(row["state"]), row["created_ns"]) for row in rows]
+
+
 async def provided_by(fetch: Fetch, identity: str) -> list[Activity]:
     """Return the living activities that an identity provides, oldest first."""
     rows = await fetch(

@@ -125,6 +125,7 @@ class ActivityService:
         await self._puller.start(self._scope)
         await self._resync.start(self._scope)
         self._scope.spawn(self._monitor.run(), "activity monitor")
+        self._scope.spawn(self._services.usages.run(), "usages")
         self._scope.spawn(self._keeper.run(), "kept results")
         return self
 
@@ -325,7 +326,7 @@ class ActivityService:
     async def usage(self, caller: Caller, activity_id: str, timeout_s: float) -> dict[str, object]:
         activity = await self._pick(caller, activity_id, READ_USAGE)
         if activity.role is Role.PROVIDER:
-            return usage_body(activity.usage, activity.usage_ns)
+            return usage_body(*self._services.usages.latest(activity))
         return await self._reading.usage(activity, timeout_s)
 
     async def standing(self, caller: Caller, activity_id: str) -> Standing:
