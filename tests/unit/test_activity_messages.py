@@ -334,6 +334,35 @@ def test_silence_is_judged_by_the_clock_alone() -> None:
     assert watch.condemn("a")
 
 
+def test_while_the_node_itself_stood_still_nobody_was_silent() -> None:
+    watch = Watch(started=0.0)
+    watch.hear("a", 100.0)
+    watch.look(100.5)
+    watch.look(145.0)  # 44.5 s later, not one
+    assert watch.verdict("a", 145.0) is Verdict.FINE
+    for second in range(146, 149):
+        watch.look(float(second))
+    assert watch.verdict("a", 148.4) is Verdict.FINE
+    assert watch.verdict("a", 148.6) is Verdict.UNRESPONSIVE
+    assert watch.verdict("a", 153.6) is Verdict.DEAD, "it never came back"
+
+
+def test_a_node_that_is_always_late_still_finds_the_dead() -> None:
+    watch = Watch(started=0.0)
+    watch.hear("a", 0.0)
+    for look in range(12):
+        watch.look(look * 4.0)
+    assert watch.verdict("a", 44.0) is Verdict.DEAD
+
+
+def test_a_grace_is_not_shortened_by_standing_still() -> None:
+    watch = Watch(started=100.0)
+    watch.adopt("a")
+    watch.look(100.0)
+    watch.look(110.0)
+    assert watch.verdict("a", 100.0 + GRACE_S) is Verdict.FINE
+
+
 def test_an_adopted_activity_has_the_grace_of_a_start() -> None:
     watch = Watch(started=100.0)
     watch.adopt("a")

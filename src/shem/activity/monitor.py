@@ -21,7 +21,7 @@ from shem.activity.records import (
     save_state,
 )
 from shem.activity.states import ActivityState, State
-from shem.activity.watch import GRACE_S, Verdict, Watch
+from shem.activity.watch import GRACE_S, LOOK_PERIOD_S, Verdict, Watch
 from shem.kernel.errors import ShemError, StorageFault
 from shem.kernel.times import NS_PER_S
 from shem.kernel.world import World
@@ -29,7 +29,6 @@ from shem.store.unit import Store, StoreClosed
 
 log = structlog.get_logger()
 
-PERIOD_S: Final = 1.0
 RECONCILE_S: Final = 30.0
 """Between two comparisons of all living activities with their agreements."""
 
@@ -68,11 +67,12 @@ class Monitor:
                 return
             except StorageFault as fault:
                 log.warning("monitor.failed", reason=fault.message)
-            await self._world.clock.sleep(PERIOD_S)
+            await self._world.clock.sleep(LOOK_PERIOD_S)
 
     async def look(self) -> None:
         """Judge all living activities once."""
         now = self._world.clock.monotonic()
+        self._watch.look(now)
         signs = await alive_signs(self._store.fetch, Role.PROVIDER)
         alive = {sign.activity_id for sign in signs}
         self._watch.forget_all_but(alive)

@@ -2,7 +2,8 @@
 
 Rules (docs/protocol/activity-exeunit.md §5.3): silent for more than 5 s is Unresponsive, for more
 than 10 s it is destroyed; only usage reports count. After a start of the node all ExeUnits have a
-grace of 60 s to find it again. Pure.
+grace of 60 s to find it again. While this node stood still itself (a suspended machine, a stopped
+process) nobody was silent. Pure.
 """
 
 from dataclasses import dataclass, field
@@ -13,6 +14,11 @@ UNRESPONSIVE_S: Final = 5.0
 DEAD_S: Final = 10.0
 GRACE_S: Final = 60.0
 """After the node's start; also how long an activity may be New without anyone waiting for it."""
+
+
+LOOK_PERIOD_S: Final = 1.0
+STOOD_STILL_S: Final = 3.0
+"""A look that comes so long after the last one came late: it was the node that stood still."""
 
 
 class Verdict(Enum):
@@ -30,6 +36,7 @@ class Watch:
     started: float
     heard: dict[str, float] = field(default_factory=dict)
     condemned: set[str] = field(default_factory=set)
+    looked: float | None = None
 
     @property
     def grace_ends(self) -> float:
@@ -46,6 +53,14 @@ class Watch:
         """Note a sign of life."""
         self.heard[activity_id] = now
         self.condemned.discard(activity_id)
+
+    def look(self, now: float) -> None:
+        """Note that all are judged now; what the node itself missed is nobody's silence."""
+        late_s = 0.0 if self.looked is None else now - self.looked - LOOK_PERIOD_S
+        if late_s > STOOD_STILL_S - LOOK_PERIOD_S:
+            for activity_id, heard in self.heard.items():
+                self.heard[activity_id] = min(heard + late_s, max(now, heard))
+        self.looked = now
 
     def verdict(self, activity_id: str, now: float) -> Verdict:
         """Judge an activity that has started; the first look counts as hearing from it."""
