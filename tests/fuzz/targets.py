@@ -5,12 +5,14 @@ typed error (`PeerError`) is an answer, too. Whatever else it raises is a bug. R
 get their input whole and split, and readers whose words can be written again have to read the same.
 """
 
+import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
 
+from shem.exeunit.outbound.heads import parse_head
 from shem.identity.keys import PrivateKey
-from shem.kernel.errors import PeerError
+from shem.kernel.errors import PeerError, UsageError
 from shem.kernel.ids import NodeId
 from shem.kernel.world import SeededRng
 from shem.net.frames import FrameBuffer
@@ -20,11 +22,15 @@ from shem.net.secure.noise import KeyPair
 from shem.net.secure.packets import Kind, is_refusal, read_head, read_hello
 from shem.net.streams import Streams
 from shem.net.types import Channel as Lane
+from shem.provider.certificates import read_certificate, read_descriptor
+from shem.provider.x509 import read_certificates
 from shem.relay.core import RelayCore
 from shem.relay.directory import Directory
 from shem.relay.mesh import decode_message
 from shem.relay.registry import MemoryRegistry
 from shem.relay.snapshot import restore_snapshot
+from shem.rest.manifest import decode_manifest
+from shem.rest.patterns import Budget, Pattern
 from shem.wire import flexbuffers, gsb
 from shem.wire.forward import decode_forward, decode_unreliable, encode_forward, kind_of
 from shem.wire.relay_codec import decode_packet, encode_packet
@@ -216,6 +222,50 @@ def _snapshot(data: bytes) -> object:
     return restore_snapshot(data, Directory(registry), 10.0, 100.0)
 
 
+def _asked(read: Callable[[bytes], object]) -> Target:
+    """Make a target of a part whose callers are told what is wrong with their words."""
+
+    def target(data: bytes) -> object:
+        try:
+            return read(data)
+        except UsageError as error:
+            raise PeerError(error.message) from error
+
+    return target
+
+
+def _manifest(data: bytes) -> object:
+    manifest = decode_manifest(base64.b64encode(data).decode())
+    if manifest.script is not None:
+        manifest.script.require_run("/bin/sh", ("-c", "true"), Budget(20_000))
+    return manifest.outbound.is_requested, manifest.task_package("x86_64", "linux")
+
+
+def _certificate(data: bytes) -> object:
+    if not data.lstrip().startswith(b"{"):
+        return len(read_certificates(data))
+    try:
+        body = json.loads(data)
+    except (ValueError, RecursionError):
+        raise PeerError("not JSON") from None
+    if "nodeDescriptor" in body:
+        return read_descriptor(body, 1_795_465_792 * 10**9).node_id
+    return len(read_certificate(body).chain)
+
+
+def _proxy_head(data: bytes) -> object:
+    asked = parse_head(data)
+    if asked.head:
+        again = parse_head(asked.head.replace(b" /", b" http://a.com/", 1))
+        assert again.host == "a.com"
+    return asked.port, bool(asked.head)
+
+
+def _pattern(data: bytes) -> object:
+    pattern, _, text = data.decode(errors="replace").partition("\n")
+    return Pattern(pattern, ignore_case=True).is_in(text, Budget(20_000))
+
+
 TARGETS: dict[str, Target] = {
     "flexbuffers": _flexbuffers,
     "gsb_frames": _gsb_frames,
@@ -233,6 +283,10 @@ TARGETS: dict[str, Target] = {
     "relay": _relay,
     "mesh": _mesh,
     "snapshot": _snapshot,
+    "manifest": _asked(_manifest),
+    "certificate": _certificate,
+    "proxy_head": _asked(_proxy_head),
+    "pattern": _asked(_pattern),
 }
 
 

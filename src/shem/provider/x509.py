@@ -51,7 +51,10 @@ UNDERSTOOD: Final = frozenset(
     }
 )
 """Extensions that may be critical."""
-_FAULTS: Final = (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm)
+_FAULTS: Final = (
+    *(ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm),
+    *(x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType),
+)
 """What the library raises about certificates of strangers."""
 
 
@@ -74,7 +77,7 @@ def read_certificates(data: bytes) -> tuple[x509.Certificate, ...]:
             found = [x509.load_der_x509_certificate(data)]
         for certificate in found:
             id_of(certificate), validity_of(certificate), subject_of(certificate)
-            certificate.extensions, certificate.public_key()
+            certificate.extensions, certificate.issuer, certificate.public_key()
     except _FAULTS as error:
         raise NotSound(f"not an X.509 certificate: {error}") from error
     if not 0 < len(found) <= CERTIFICATES_MAX:
