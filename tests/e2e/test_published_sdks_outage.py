@@ -1,16 +1,19 @@
-"""golem-core and yapapi, unmodified, sit out a minute in which the provider's node is gone."""
+"""golem-core, yapapi and golem-js, as published, sit out a minute without the provider's node."""
 
 import asyncio
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 import shem
 from shem.devnet.compose import Devnet
-from tests.sdks.published import sdk_python
+from tests.sdks.published import sdk_node, sdk_python
 
 HERE = Path(__file__).parents[1] / "sdks"
-PROGRAMS = ("with_golem_core.py", "with_yapapi.py")
+PYTHON_PROGRAMS = ("with_golem_core.py", "with_yapapi.py")
+JS_PROGRAM = "with_golem_js.mjs"
 FRAMES = 6
 OUTAGE_S = 60.0
 TIMEOUT_S = 120.0
@@ -26,12 +29,14 @@ class Program:
 
     @classmethod
     async def start(cls, net: Devnet, name: str, activity_id: str) -> "Program":
+        is_js = name == JS_PROGRAM
+        home = {**os.environ, "SDK_HOME": str(sdk_node())} if is_js else {}
         process = await asyncio.create_subprocess_exec(
-            str(sdk_python()),
+            "node" if is_js else str(sdk_python()),
             str(HERE / name),
             activity_id,
             str(FRAMES),
-            env=dict(net.program_env()),
+            env={**home, **net.program_env()},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
@@ -78,13 +83,25 @@ async def rented(net: Devnet) -> str:
 
 @pytest.mark.long
 @pytest.mark.timeout(400)
-async def test_they_sit_out_a_minute_without_the_provider(short_dir: Path) -> None:
+async def test_those_in_python_sit_out_a_minute_without_the_provider(short_dir: Path) -> None:
     sdk_python()
-    async with Devnet(short_dir) as net:
-        activities = [await rented(net) for _ in PROGRAMS]
+    await sit_it_out(short_dir, PYTHON_PROGRAMS)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+async def test_golem_js_sits_out_a_minute_without_the_provider(short_dir: Path) -> None:
+    sdk_node()
+    await sit_it_out(short_dir, [JS_PROGRAM])
+
+
+async def sit_it_out(directory: Path, names: Sequence[str]) -> None:
+    """Have each program wait for its batch's results while the provider's node is gone."""
+    async with Devnet(directory) as net:
+        activities = [await rented(net) for _ in names]
         programs = [
             await Program.start(net, name, activity_id)
-            for name, activity_id in zip(PROGRAMS, activities, strict=True)
+            for name, activity_id in zip(names, activities, strict=True)
         ]
         for program in programs:
             await program.until("submitted")
@@ -97,5 +114,6 @@ async def test_they_sit_out_a_minute_without_the_provider(short_dir: Path) -> No
             await program.end()
 
     wanted = [(index, "Ok") for index in range(FRAMES)]
-    assert [program.results() for program in programs] == [wanted] * 2, [p.lines for p in programs]
+    found = [program.results() for program in programs]
+    assert found == [wanted] * len(names), [program.lines for program in programs]
     assert any(len(results) < FRAMES for results in before), "the outage came while they waited"
