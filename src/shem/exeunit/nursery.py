@@ -101,13 +101,19 @@ def tend() -> list[str] | None:
 
 
 def _import_everything() -> None:
+    """Import what an ExeUnit needs, also what others import when they first need it."""
+    import concurrent.futures.thread
+    import difflib
+
     import aiohttp
 
     import shem.exeunit.runtimes.plugin
     import shem.exeunit.runtimes.wasm
     import shem.exeunit.service
+    from shem.kernel.version import shem_version
 
-    del aiohttp, shem
+    shem_version()  # reads the package's files, once
+    del aiohttp, concurrent, difflib, shem
 
 
 def _wake_when_children_end() -> int:
