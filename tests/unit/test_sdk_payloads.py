@@ -7,6 +7,7 @@ import pytest
 
 import shem
 from shem.kernel.errors import UsageError
+from shem.rest.manifest import MANIFEST, decode_manifest
 from shem.sdk.payloads import start_args
 
 HASH = "sha3:" + "0" * 56
@@ -50,11 +51,38 @@ def test_what_it_needs_becomes_constraints() -> None:
 
 
 @pytest.mark.parametrize(
-    "wish",
-    [{"outbound": ("https://a.b",)}, {"capabilities": ("inet",)}, {"capabilities": ("vpn",)}],
+    ("runtime", "capability"), [("container", "outbound-proxy"), ("vm", "inet")]
 )
-def test_the_network_is_not_supported_and_said_at_once(wish: dict[str, tuple[str, ...]]) -> None:
-    with pytest.raises(shem.NotSupported, match="outbound internet and VPN are not supported yet"):
+def test_what_programs_may_call_is_a_manifest(runtime: str, capability: str) -> None:
+    calls = ("https://a.b", "tcp://5.6.7.8:33")
+    image = shem.ContainerImage(url=URL, hash=HASH, runtime=runtime, outbound=calls)
+
+    manifest = decode_manifest(image.properties()[MANIFEST])
+
+    assert [place.url for place in manifest.outbound.destinations] == [
+        "https://a.b/",
+        "tcp://5.6.7.8:33/",
+    ]
+    assert manifest.task_package("x86_64", "linux") == f"hash:{HASH}:{URL}"
+    assert manifest.script is None
+    assert f"(golem.runtime.capabilities={capability})" in image.constraints()
+    assert image.properties() == image.properties()
+    assert MANIFEST not in shem.ContainerImage(url=URL, hash=HASH).properties()
+
+
+@pytest.mark.parametrize(
+    ("wish", "kind"),
+    [
+        ({"capabilities": ("vpn",)}, shem.NotSupported),
+        ({"capabilities": ("inet",)}, UsageError),
+        ({"outbound": ("a.b",)}, UsageError),
+        ({"outbound": ("https://a.b", "tcp://a.b")}, UsageError),
+    ],
+)
+def test_a_network_that_is_not_there_is_said_at_once(
+    wish: dict[str, tuple[str, ...]], kind: type[Exception]
+) -> None:
+    with pytest.raises(kind):
         shem.ContainerImage(url=URL, hash=HASH, **wish)
 
 

@@ -10,7 +10,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -34,6 +34,7 @@ DEFAULT_VERSION: Final = "0.1.0"
 """Of the part about the computation, where it does not say its own."""
 MAJOR_VERSION: Final = 0
 """A later one may limit things that we would not notice."""
+_SINCE, _UNTIL = "2020-01-01T00:00:00Z", "2100-01-01T00:00:00Z"
 _VERSION: Final = re.compile(r"(0|[1-9]\d{0,8})\.\d{1,9}\.\d{1,9}(?:[-+][0-9A-Za-z.+-]{1,128})?")
 _HASH: Final = re.compile(r"sha3(?:-(224|256|384|512))?:(?:0x)?([0-9a-fA-F]{56,128})")
 _DIGEST_BITS: Final = (224, 256, 384, 512)
@@ -124,6 +125,26 @@ def parse_manifest(body: Mapping[str, Any]) -> Manifest:
         script=None if script is None else parse_rules(_map(script, "script")),
         outbound=_outbound(computation),
     )
+
+
+def write_manifest(*, image_url: str, image_hash: str, urls: Sequence[str]) -> str:
+    """Return a manifest of one image whose programs may reach URLs; the same for the same words.
+
+    `image_hash` is `sha3:` and hex digits.
+    """
+    for url in urls:
+        parse_destination(url)
+    body = {
+        "version": DEFAULT_VERSION,
+        "createdAt": _SINCE,
+        "expiresAt": _UNTIL,
+        "payload": [{"urls": [image_url], "hash": image_hash}],
+        "compManifest": {
+            "version": DEFAULT_VERSION,
+            "net": {"inet": {"out": {"urls": list(urls)}}},
+        },
+    }
+    return base64.b64encode(json.dumps(body, sort_keys=True).encode()).decode()
 
 
 def _payload(value: object, where: str) -> Payload:

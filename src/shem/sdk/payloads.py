@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 
 from shem.kernel.errors import UsageError
+from shem.rest.manifest import MANIFEST, write_manifest
 from shem.sdk.errors import NotSupported
 
 RUNTIME_WASM: Final = "wasmtime"
@@ -28,7 +29,9 @@ START_ENTRYPOINT: Final = ("start-entrypoint",)
 CAPABILITIES: Final = "golem.runtime.capabilities"
 PACKAGE_FORMAT: Final = "gvmkit-squash"
 TASK_PACKAGE: Final = "golem.srv.comp.task_package"
-_NETWORKING: Final = frozenset({"vpn", "inet", "manifest-support"})
+VPN: Final = "vpn"
+INET: Final = "inet"
+OUTBOUND_PROXY: Final = "outbound-proxy"
 _HASH: Final = re.compile(r"sha3:(?:[0-9a-f]{2}){28,64}")
 
 
@@ -95,16 +98,20 @@ class ContainerImage:
     capabilities: tuple[str, ...] = ()
     """What the runtime must be able to do, by the network's names."""
     outbound: tuple[str, ...] = ()
-    """Addresses on the internet that the program may call: not supported yet."""
+    """URLs of hosts that programs may call (`https://api.example.com`), where the provider agrees.
+
+    A container has a proxy to them, in `http_proxy` and `https_proxy`; a `vm` has their addresses.
+    """
     extra_constraints: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
         _require_place(self.url, self.hash)
-        if self.outbound or not _NETWORKING.isdisjoint(self.capabilities):
-            raise NotSupported(
-                "programs of an image have no network outside their container: outbound internet"
-                " and VPN are not supported yet"
-            )
+        if VPN in self.capabilities:
+            raise NotSupported("programs of an image are in no VPN: that is not supported yet")
+        if INET in self.capabilities and not self.outbound:
+            raise UsageError("capability inet: name what programs may call in outbound")
+        if self.outbound:
+            self._manifest()
 
     @classmethod
     def of_file(cls, path: Path, *, url: str, **options: Any) -> "ContainerImage":
@@ -112,9 +119,11 @@ class ContainerImage:
         return cls(url=url, hash=_hash_of(path), **options)
 
     def properties(self) -> dict[str, Any]:
+        manifest = {MANIFEST: self._manifest()} if self.outbound else {}
         return {
             TASK_PACKAGE: f"hash:{self.hash}:{self.url}",
             "golem.srv.comp.vm.package_format": PACKAGE_FORMAT,
+            **manifest,
         }
 
     def constraints(self) -> tuple[str, ...]:
@@ -124,9 +133,14 @@ class ContainerImage:
             "golem.inf.cpu.threads": self.min_cpu_threads,
         }
         named = {*self.capabilities, *(set(START_ENTRYPOINT) & set(self.start))}
+        if self.outbound:
+            named.add(OUTBOUND_PROXY if self.runtime == RUNTIME_CONTAINER else INET)
         able = (f"({CAPABILITIES}={name})" for name in sorted(named))
         runtime = f"(golem.runtime.name={self.runtime})"
         return (runtime, *_at_least(needed), *able, *self.extra_constraints)
+
+    def _manifest(self) -> str:
+        return write_manifest(image_url=self.url, image_hash=self.hash, urls=self.outbound)
 
 
 def _at_least(needed: dict[str, float | None]) -> tuple[str, ...]:
