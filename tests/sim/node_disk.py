@@ -10,22 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import apsw
-
 from shem.exeunit.journal import Journal, Record
 from shem.kernel.errors import StorageFault
 from shem.kernel.world import SeededRng
 from shem.store.committer import Batch, Write
-from shem.store.sqlite import storage_fault
-from shem.store.unit import StoreClosed
+from shem.store.unit import StorageFull, StoreClosed
 from tests.sim.process import Process
 
 REQUESTOR: Final = "requestor"
 PROVIDER: Final = "provider"
-
-
-def _full() -> Exception:
-    return storage_fault(apsw.FullError("database or disk is full"))
 
 
 class SimCommitter:
@@ -69,7 +62,7 @@ class SimCommitter:
             return
         assert self._write is not None
         batch, future = self._waiting.popleft()
-        error = _full() if self._disk.is_full(self._process) else self._write((batch,))[0]
+        error = StorageFull() if self._disk.is_full(self._process) else self._write((batch,))[0]
         if not self._process.at_point():
             future.cancel()
         elif future.done():

@@ -41,6 +41,8 @@ PAUSE_S = 1.0
 BETWEEN_DEALS_MAX_S = 6.0
 NEVER_RAN = frozenset({"batch-never", "endpoint-gone"})
 """Codes of a refusal that proves that nothing ran."""
+NO_ROOM = "storage-full"
+NO_ROOM_THERE = "No space left on device"
 ENDING = "the activity is being terminated"
 GONE = "gone"
 NEVER = "never"
@@ -243,7 +245,10 @@ class Program:
             except NodeRefused as error:
                 if error.code == CODE_ACTIVITY_ENDED:
                     raise ActivityGone(activity.id, Ended("unknown", None, error.message)) from None
-                if error.code not in NEVER_RAN and ENDING not in error.message:
+                if error.code == NO_ROOM:
+                    await self._sim.clock.sleep(PAUSE_S)
+                    return
+                if error.code not in NEVER_RAN and not _is_said(error.message):
                     self._sim.wrong(f"{batch.tag}: {error!r}")
                 batch.fate = NEVER
                 await self._sim.clock.sleep(PAUSE_S)
@@ -274,6 +279,11 @@ class Program:
         if len(now) >= len(before):
             batch.results = results
         batch.ended = bool(results) and results[-1].last
+
+
+def _is_said(refusal: str) -> bool:
+    """Whether an ExeUnit has a reason to refuse a good script."""
+    return ENDING in refusal or NO_ROOM_THERE in refusal
 
 
 def _essence(result: CommandResult) -> tuple[Any, ...]:

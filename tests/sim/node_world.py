@@ -31,7 +31,7 @@ from shem.provider.descriptor import Descriptor
 from shem.provider.hardware import Machine
 from shem.store.open import open_store
 from shem.store.sqlite import SqliteStore
-from shem.store.unit import Store
+from shem.store.unit import StorageFull, Store
 from tests.sim.node_disk import Disk, SimCommitter, SimJournal
 from tests.sim.node_net import SimFabric, SimNet, Weather
 from tests.sim.process import Process, current
@@ -46,6 +46,7 @@ RUNTIME = Descriptor(name="wasmtime", version="0.1.0", command=("sim-exe-unit",)
 EVENTS_KEPT = 400
 IDLE_S = 60.0
 UP_WITHIN_S = 60.0
+STARTED_AGAIN_S = 1.0
 KILLED = -9
 
 
@@ -136,7 +137,13 @@ class SimWorld:
         process = current()
         assert process is not None
         committer = SimCommitter(process, self.disk)
-        store = await open_store(place, world=world, committer=committer, migrations=migrations)
+        store = await open_store(
+            place,
+            world=world,
+            committer=committer,
+            migrations=migrations,
+            waits_for_room=migrations == "agent",
+        )
         assert isinstance(store, SqliteStore)
         process.at_death.append(store._close_connections)
         return store
@@ -154,6 +161,7 @@ class SimNode:
         self.door = Door()
         self.process: Process | None = None
         self.running: app.Node | None = None
+        self._found_no_room = False
         self._sim = world
 
     @property
@@ -164,7 +172,18 @@ class SimNode:
         return MemoryRest(self.door, APP_KEY, program, SeededRng(self._sim.faults.below(1 << 30)))
 
     async def start(self) -> bool:
-        """Start; returns when REST answers, or False when it died on the way."""
+        """Start; returns when REST answers, or False when it died on the way.
+
+        While the disk is full it may not start: then it is started again, as a supervisor does.
+        """
+        while True:
+            self._found_no_room = False
+            is_up = await self._start()
+            if not self._found_no_room:
+                return is_up
+            await self._sim.clock.sleep(STARTED_AGAIN_S)
+
+    async def _start(self) -> bool:
         self.process = process = self._sim.new_process(self.name)
         up = asyncio.Event()
         process.start(self._main(up))
@@ -201,9 +220,12 @@ class SimNode:
                 up.set()
                 await stop.wait()
         except Exception as error:
-            if process.alive:
+            if not process.alive:
+                return
+            self._found_no_room = isinstance(error, StorageFull) and not up.is_set()
+            if not self._found_no_room:
                 self._sim.wrong(f"{process.name} ended: {error!r}")
-                process.kill()
+            process.kill()
 
 
 class LedgerRuntime:

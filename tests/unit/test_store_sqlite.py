@@ -9,6 +9,7 @@ from pathlib import Path
 
 import apsw
 import pytest
+from structlog.testing import capture_logs
 
 from shem.kernel.errors import Conflict, StorageFault, UsageError
 from shem.kernel.world import World
@@ -95,6 +96,44 @@ async def test_a_full_disk_fails_the_unit_and_not_its_neighbours(tmp_path: Path)
     connection.pragma("max_page_count", 1_000_000)
     await work(3)
     assert await count(store) == 8
+    await store.close()
+
+
+async def test_whoever_waits_for_room_has_the_unit_kept_when_there_is_some(
+    tmp_path: Path,
+) -> None:
+    store = await opened(tmp_path / "shem.db", waits_for_room=True)
+    assert store._writer is not None
+    connection = store._writer._connection
+    connection.pragma("max_page_count", connection.pragma("page_count") + 2)
+
+    async def work() -> None:
+        async with store.unit("a") as unit:
+            insert(unit, "a", bytes(1_000_000))
+
+    with capture_logs() as logs:
+        waiting = asyncio.create_task(work())
+        async with asyncio.timeout(10):
+            while not any(log["event"] == "store.full" for log in logs):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    assert not waiting.done()
+    assert await count(store) == 0
+
+    connection.pragma("max_page_count", 1_000_000)
+    await waiting
+    assert await count(store) == 1
+    await store.close()
+
+
+async def test_who_waits_for_room_may_be_stopped(tmp_path: Path) -> None:
+    store = await opened(tmp_path / "shem.db", waits_for_room=True)
+    assert store._writer is not None
+    store._writer._connection.pragma("max_page_count", 1)
+    async with asyncio.timeout(5):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1), store.unit("a") as unit:
+                insert(unit, "a", bytes(1_000_000))
+    assert await count(store) == 0
     await store.close()
 
 

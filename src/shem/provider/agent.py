@@ -51,7 +51,7 @@ log = structlog.get_logger()
 
 
 async def _store(path: Path, world: World) -> Store:
-    return await open_store(path, world=world, migrations="agent")
+    return await open_store(path, world=world, migrations="agent", waits_for_room=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,22 @@ async def open_store(
     world: World,
     migrations: str = "node",
     committer: Committer | None = None,
+    waits_for_room: bool = False,
 ) -> Store:
-    """Open and migrate: a path is SQLite, `postgresql://…` is PostgreSQL."""
+    """Open and migrate: a path is SQLite, `postgresql://…` is PostgreSQL.
+
+    With `waits_for_room` a unit of work that finds the disk full is committed when there is room:
+    for a process that has nobody to tell.
+    """
     if isinstance(url_or_path, str) and "://" in url_or_path:
         return await _open_postgres(url_or_path, world, migrations)
-    store = SqliteStore(Path(url_or_path), world, committer=committer, migrations=migrations)
+    store = SqliteStore(
+        Path(url_or_path),
+        world,
+        committer=committer,
+        migrations=migrations,
+        waits_for_room=waits_for_room,
+    )
     await store.open()
     return store
 

@@ -24,7 +24,7 @@ from shem.store import schema
 from shem.store.locks import KeyLocks
 from shem.store.sql import clean, ddl_for_postgres, for_postgres, require_query
 from shem.store.topics import Topics
-from shem.store.unit import ROWS_MAX, Row, StoreClosed, Unit, to_the_end
+from shem.store.unit import ROWS_MAX, Row, StorageFull, StoreClosed, Unit, to_the_end
 
 log = structlog.get_logger()
 
@@ -57,7 +57,7 @@ def storage_fault(error: BaseException) -> ShemError:
         case asyncpg.UniqueViolationError() | asyncpg.ForeignKeyViolationError():
             return Conflict(f"already there, or its counterpart is not: {error}")
         case asyncpg.DiskFullError():
-            return StorageFault("the disk is full", status=507, code="storage-full")
+            return StorageFull()
     return StorageFault(f"the store failed: {error!r}")
 
 

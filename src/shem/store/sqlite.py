@@ -23,12 +23,21 @@ from shem.store.committer import Batch, Committer, ThreadCommitter
 from shem.store.locks import KeyLocks
 from shem.store.sql import Value, clean, ddl_for_sqlite, require_query
 from shem.store.topics import Topics
-from shem.store.unit import ROWS_MAX, Row, Statement, StoreClosed, Unit, to_the_end
+from shem.store.unit import (
+    ROWS_MAX,
+    Row,
+    Statement,
+    StorageFull,
+    StoreClosed,
+    Unit,
+    to_the_end,
+)
 
 OLDEST_SAFE_SQLITE: Final = (3, 51, 3)
 APPLICATION_ID: Final = 0x5348454D
 """`SHEM` in the header of the file."""
 BUSY_TIMEOUT_MS: Final = 5_000
+ROOM_RETRY_S: Final = 1.0
 log = structlog.get_logger()
 
 WAL_KEPT_MAX: Final = 64 << 20
@@ -61,7 +70,7 @@ def storage_fault(error: Exception) -> ShemError:
         case apsw.ConstraintError() if getattr(error, "extendedresult", None) in _IN_THE_WAY:
             return Conflict(f"already there, or its counterpart is not: {error}")
         case apsw.FullError():
-            return StorageFault("the disk is full", status=507, code="storage-full")
+            return StorageFull()
         case ShemError():
             return error
     return StorageFault(f"the store failed: {error!r}")
@@ -86,12 +95,14 @@ class SqliteStore:
         *,
         committer: Committer | None = None,
         migrations: str = "node",
+        waits_for_room: bool = False,
     ) -> None:
         self.topics = Topics()
         self._path = path
         self._world = world
         self._committer = committer or ThreadCommitter()
         self._migrations = migrations
+        self._waits_for_room = waits_for_room
         self._locks = KeyLocks()
         self._writer: Writer | None = None
         self._reader: apsw.Connection | None = None
@@ -129,7 +140,19 @@ class SqliteStore:
             unit = Unit(self.fetch, self._world.clock.wall_ns)
             yield unit
             unit.seal()
+            while not await self._committed(unit):
+                await self._world.clock.sleep(ROOM_RETRY_S)
+
+    async def _committed(self, unit: Unit) -> bool:
+        """Commit; False when there is no room and whoever owns this store waits for it."""
+        try:
             await to_the_end(self._commit(unit))
+        except StorageFull:
+            if not self._waits_for_room:
+                raise
+            log.warning("store.full", path=str(self._path))
+            return False
+        return True
 
     async def close(self) -> None:
         """Let what was submitted become durable, then close the file."""

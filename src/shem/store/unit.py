@@ -44,6 +44,16 @@ _POST: Final = """
 T = TypeVar("T")
 
 
+class StorageFull(StorageFault):
+    """There is no room: nothing of the unit of work was kept, and it may be tried again."""
+
+    status = 507
+    code = "storage-full"
+
+    def __init__(self) -> None:
+        super().__init__("the disk is full")
+
+
 class StoreClosed(StorageFault):
     """The store was closed by its owner."""
 
