@@ -13,7 +13,7 @@ from typing import Final
 from shem.exeunit.journal import Journal, Record
 from shem.kernel.errors import StorageFault
 from shem.kernel.world import SeededRng
-from shem.store.committer import Batch, Write
+from shem.store.committer import Batch, Durable, Write
 from shem.store.unit import StorageFull, StoreClosed
 from tests.sim.process import Process
 
@@ -28,17 +28,17 @@ class SimCommitter:
         self._process = process
         self._disk = disk
         self._write: Write | None = None
-        self._waiting: deque[tuple[Batch, asyncio.Future[None]]] = deque()
+        self._waiting: deque[tuple[Batch, Durable]] = deque()
         self._is_timed = False
 
     def open(self, write: Write) -> None:
         self._write = write
         self._process.at_death.append(self._drop)
 
-    def submit(self, batch: Batch) -> asyncio.Future[None]:
+    def submit(self, batch: Batch, *, patient: bool = False) -> Durable:
         if self._write is None or not self._process.alive:
             raise StoreClosed
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future = Durable(loop=asyncio.get_running_loop())
         self._waiting.append((batch, future))
         self._set_timer()
         return future
@@ -64,7 +64,7 @@ class SimCommitter:
         batch, future = self._waiting.popleft()
         error = StorageFull() if self._disk.is_full(self._process) else self._write((batch,))[0]
         if not self._process.at_point():
-            future.cancel()
+            future.abandon()
         elif future.done():
             pass
         elif error is None:
@@ -76,7 +76,7 @@ class SimCommitter:
     def _drop(self) -> None:
         self._write = None
         while self._waiting:
-            self._waiting.popleft()[1].cancel()
+            self._waiting.popleft()[1].abandon()
 
 
 class SimJournal(Journal):

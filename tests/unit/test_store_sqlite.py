@@ -14,7 +14,12 @@ from structlog.testing import capture_logs
 from shem.kernel.errors import Conflict, StorageFault, UsageError
 from shem.kernel.world import World
 from shem.store import schema
-from shem.store.committer import Batch, InlineCommitter, ThreadCommitter, Write
+from shem.store.committer import (
+    Batch,
+    InlineCommitter,
+    ThreadCommitter,
+    Write,
+)
 from shem.store.open import open_store
 from shem.store.sqlite import OLDEST_SAFE_SQLITE, WAL_ROOM, SqliteStore, require_safe_sqlite
 from shem.store.unit import STATEMENTS_MAX, Unit
@@ -73,6 +78,44 @@ async def test_callers_that_wait_together_share_transactions(tmp_path: Path) -> 
     assert len(committer.groups) < 20
     assert await count(store) == 200
     await store.close()
+
+
+async def test_a_patient_unit_shares_the_sync_of_the_next_one(tmp_path: Path) -> None:
+    committer = CountingCommitter()
+    store = await opened(tmp_path / "shem.db", committer=committer)
+
+    async def work(key: str, *, patient: bool) -> None:
+        async with store.unit(key, patient=patient) as unit:
+            insert(unit, key)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(work("patient", patient=True))
+        group.create_task(work("too", patient=True))
+        group.create_task(work("hurried", patient=False))
+    await work("alone", patient=True)
+
+    assert committer.groups == [3, 1]
+    assert await count(store) == 4
+    await store.close()
+
+
+async def test_closing_does_not_wait_for_company_of_a_patient_unit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shem.store.committer.PATIENCE_S", 3600.0)
+    committer = CountingCommitter()
+    store = await opened(tmp_path / "shem.db", committer=committer)
+
+    async def work() -> None:
+        async with store.unit("patient", patient=True) as unit:
+            insert(unit, "patient")
+
+    waiting = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    await store.close()
+
+    await waiting
+    assert committer.groups == [1]
 
 
 async def test_a_full_disk_fails_the_unit_and_not_its_neighbours(tmp_path: Path) -> None:

@@ -1,14 +1,17 @@
 """Who runs SQLite's commits: a thread that groups them, or the caller itself.
 
 Group commit: everything that queued up while the last transaction was being made durable goes into
-the next one together, so that many callers share one fsync. The store hands its committer in, so
-that a simulation can run commits inline on virtual time.
+the next one together, so that many callers share one fsync. Patient batches, for which nobody waits
+in a hurry, wait a little for the next one that is none, and share its fsync. The store hands its
+committer in, so that a simulation can run commits inline on virtual time.
 """
 
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from shem.kernel.errors import StorageFault
@@ -20,14 +23,44 @@ Write = Callable[[Sequence[Batch]], list[Exception | None]]
 
 GROUP_MAX: Final = 256
 WAITING_MAX: Final = 10_000
+PATIENCE_S: Final = 0.05
+"""How long a patient batch waits for another one to share its fsync with."""
+
+
+class Durable(asyncio.Future[None]):
+    """A commit that was submitted. It cannot be called back: who is cancelled while he awaits it
+    learns of that when it is decided.
+    """
+
+    def cancel(self, msg: object | None = None) -> bool:
+        """Leave it to its end."""
+        return False
+
+    def abandon(self) -> None:
+        """Tell that it will never be decided: a simulated process has died."""
+        super().cancel()
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it is on the disk."""
+        return self.done() and not self.cancelled() and self.exception() is None
 
 
 class Committer(Protocol):
     """Makes batches durable, in the order they are submitted."""
 
     def open(self, write: Write) -> None: ...
-    def submit(self, batch: Batch) -> asyncio.Future[None]: ...
+    def submit(self, batch: Batch, *, patient: bool = False) -> Durable: ...
     async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """What lies in the committer's queue."""
+
+    batch: Batch
+    durable: Durable
+    patient: bool
 
 
 class InlineCommitter:
@@ -41,9 +74,9 @@ class InlineCommitter:
     def open(self, write: Write) -> None:
         self._write = write
 
-    def submit(self, batch: Batch) -> asyncio.Future[None]:
+    def submit(self, batch: Batch, *, patient: bool = False) -> Durable:
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
+        future = Durable(loop=loop)
         if self._write is None:
             raise StoreClosed
         if self._latency_s is None:
@@ -59,7 +92,7 @@ class InlineCommitter:
             await asyncio.wait(tuple(self._waiting))
         self._write = None
 
-    def _run(self, batch: Batch, future: asyncio.Future[None]) -> None:
+    def _run(self, batch: Batch, future: Durable) -> None:
         if self._write is not None:
             _settle(((future, self._write((batch,))[0]),))
 
@@ -68,9 +101,7 @@ class ThreadCommitter:
     """One writer thread with group commit."""
 
     def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[tuple[Batch, asyncio.Future[None]] | None] = (
-            queue.SimpleQueue()
-        )
+        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -81,14 +112,14 @@ class ThreadCommitter:
         )
         self._thread.start()
 
-    def submit(self, batch: Batch) -> asyncio.Future[None]:
+    def submit(self, batch: Batch, *, patient: bool = False) -> Durable:
         if self._thread is None or self._loop is None:
             raise StoreClosed
         if self._queue.qsize() >= WAITING_MAX:
             raise StorageFault(f"more than {WAITING_MAX} units of work wait for the disk")
-        future: asyncio.Future[None] = self._loop.create_future()
-        self._queue.put((batch, future))
-        return future
+        durable = Durable(loop=self._loop)
+        self._queue.put(_Waiting(batch, durable, patient))
+        return durable
 
     async def close(self) -> None:
         thread, self._thread = self._thread, None
@@ -102,20 +133,24 @@ class ThreadCommitter:
             group, open_ = self._drain()
             if not group:
                 continue
-            outcomes = _attempt(write, [batch for batch, _ in group])
-            futures = [future for _, future in group]
-            loop.call_soon_threadsafe(_settle, tuple(zip(futures, outcomes, strict=True)))
+            outcomes = _attempt(write, [item.batch for item in group])
+            durables = [item.durable for item in group]
+            loop.call_soon_threadsafe(_settle, tuple(zip(durables, outcomes, strict=True)))
 
-    def _drain(self) -> tuple[list[tuple[Batch, asyncio.Future[None]]], bool]:
-        """Wait for one batch, and take what else is there; False when it was the end."""
-        group: list[tuple[Batch, asyncio.Future[None]]] = []
+    def _drain(self) -> tuple[list[_Waiting], bool]:
+        """Wait for something to write, and take what else is there; False when it was the end."""
+        group: list[_Waiting] = []
         item = self._queue.get()
+        written_at = time.monotonic() + PATIENCE_S
+        hurry = False
         while item is not None:
             group.append(item)
+            hurry |= not item.patient
+            left_s = 0.0 if hurry else written_at - time.monotonic()
             if len(group) >= GROUP_MAX:
                 return group, True
             try:
-                item = self._queue.get_nowait()
+                item = self._queue.get(left_s > 0, left_s if left_s > 0 else None)
             except queue.Empty:
                 return group, True
         return group, False
@@ -129,7 +164,7 @@ def _attempt(write: Write, batches: list[Batch]) -> Sequence[Exception | None]:
         return [StorageFault(f"the store's writer failed: {error!r}") for _ in batches]
 
 
-def _settle(outcomes: Sequence[tuple[asyncio.Future[None], Exception | None]]) -> None:
+def _settle(outcomes: Sequence[tuple[Durable, Exception | None]]) -> None:
     for future, error in outcomes:
         if future.done():
             continue

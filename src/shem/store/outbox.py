@@ -44,9 +44,9 @@ _NEW: Final = """
     SELECT id, identity, peer, lane FROM outbox
     WHERE state = 'ready' AND id > :seen ORDER BY id LIMIT :limit
 """
-_HEAD: Final = f"""
+_NEXT: Final = f"""
     SELECT {_COLUMNS} FROM outbox
-    WHERE identity = :identity AND peer = :peer AND lane = :lane AND state = 'ready'
+    WHERE identity = :identity AND peer = :peer AND lane = :lane AND state = 'ready' AND id > :last
     ORDER BY id LIMIT 1
 """
 _SETTLE: Final = """
@@ -165,7 +165,9 @@ class Outbox:
 
     async def _start_lanes(self, scope: TaskScope, seen: int, recovered: bool) -> int:
         """Start a worker for each lane with rows newer than `seen`; return the newest."""
-        while rows := await self._store.fetch(_NEW, seen=seen, limit=SCAN_ROWS):
+        rows: list[Row] | None = None
+        while rows is None or len(rows) >= SCAN_ROWS:
+            rows = await self._store.fetch(_NEW, seen=seen, limit=SCAN_ROWS)
             for row in rows:
                 seen = row["id"]
                 key = LaneKey(row["identity"], row["peer"], row["lane"])
@@ -182,8 +184,9 @@ class Outbox:
         while lane.more:
             lane.more = False
             try:
-                while (row := await self._head(lane.key)) is not None:
-                    await self._step(lane, row)
+                row = await self._next(lane.key)
+                while row is not None:
+                    row = await self._step(lane, row)
             except StoreClosed:
                 break
             except StorageFault as fault:
@@ -197,16 +200,16 @@ class Outbox:
         if not lanes:
             del self._peers[lane.key.peer]
 
-    async def _head(self, key: LaneKey) -> OutboxRow | None:
-        rows = await self._store.fetch(_HEAD, **key._asdict())
+    async def _next(self, key: LaneKey, last: int = 0) -> OutboxRow | None:
+        rows = await self._store.fetch(_NEXT, **key._asdict(), last=last)
         return _row(rows[0]) if rows else None
 
-    async def _step(self, lane: Lane, row: OutboxRow) -> None:
-        """Attempt one delivery and record its outcome."""
+    async def _step(self, lane: Lane, row: OutboxRow) -> OutboxRow | None:
+        """Attempt one delivery, record its outcome and return what to deliver next."""
         hurry = lane.kicked or (lane.failures == 0 and not lane.recovered)
         if not hurry and self._retrying >= RETRIES_AT_ONCE_MAX:
             await self._queue_up(lane)
-            return
+            return row
         lane.kicked = False
         self._retrying += not hurry
         try:
@@ -221,11 +224,12 @@ class Outbox:
             async with self._store.unit(f"outbox:{row.id}") as unit:
                 unit.execute(_FAILED, id=row.id, reason=outcome.reason)
             await lane.pause(self._world.clock.monotonic)
-            return
+            return await self._next(lane.key)
         reason = outcome.reason if isinstance(outcome, Drop) else None
         if reason is not None:
             log.warning("outbox.dropped", peer=row.peer, kind=row.kind, reason=reason)
-        async with self._store.unit(f"outbox:{row.id}") as unit:
+        following = await self._next(lane.key, row.id)
+        async with self._store.unit(f"outbox:{row.id}", patient=following is None) as unit:
             if isinstance(outcome, Done) and outcome.note is not None:
                 outcome.note(unit)
             unit.execute(
@@ -237,6 +241,7 @@ class Outbox:
             )
         lane.failures = 0
         lane.recovered = False
+        return following
 
     async def _queue_up(self, lane: Lane) -> None:
         """Wait until another retry has ended, or for a sign of life."""

@@ -106,7 +106,8 @@ class PostgresStore:
             raise storage_fault(error) from error
 
     @asynccontextmanager
-    async def unit(self, key: str) -> AsyncIterator[Unit]:
+    async def unit(self, key: str, *, patient: bool = False) -> AsyncIterator[Unit]:
+        del patient  # the server groups its commits itself
         async with self._locks.hold(key), self._connection() as connection:
             try:
                 transaction = connection.transaction()

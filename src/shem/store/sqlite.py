@@ -21,17 +21,9 @@ from shem.kernel.world import World
 from shem.store import schema
 from shem.store.committer import Batch, Committer, ThreadCommitter
 from shem.store.locks import KeyLocks
-from shem.store.sql import Value, clean, ddl_for_sqlite, require_query
+from shem.store.sql import CACHED_STATEMENTS, Value, clean, ddl_for_sqlite, require_query
 from shem.store.topics import Topics
-from shem.store.unit import (
-    ROWS_MAX,
-    Row,
-    Statement,
-    StorageFull,
-    StoreClosed,
-    Unit,
-    to_the_end,
-)
+from shem.store.unit import ROWS_MAX, Row, Statement, StorageFull, StoreClosed, Unit
 
 OLDEST_SAFE_SQLITE: Final = (3, 51, 3)
 APPLICATION_ID: Final = 0x5348454D
@@ -105,6 +97,7 @@ class SqliteStore:
         self._waits_for_room = waits_for_room
         self._locks = KeyLocks()
         self._writer: Writer | None = None
+        self._rows = Rows()
         self._reader: apsw.Connection | None = None
 
     async def open(self) -> None:
@@ -130,23 +123,23 @@ class SqliteStore:
         if self._reader is None:
             raise StoreClosed
         try:
-            return _rows(self._reader, sql, values)
+            return self._rows(self._reader, sql, values)
         except apsw.Error as error:
             raise storage_fault(error) from error
 
     @asynccontextmanager
-    async def unit(self, key: str) -> AsyncIterator[Unit]:
+    async def unit(self, key: str, *, patient: bool = False) -> AsyncIterator[Unit]:
         async with self._locks.hold(key):
             unit = Unit(self.fetch, self._world.clock.wall_ns)
             yield unit
             unit.seal()
-            while not await self._committed(unit):
+            while not await self._found_room(unit, patient=patient):
                 await self._world.clock.sleep(ROOM_RETRY_S)
 
-    async def _committed(self, unit: Unit) -> bool:
+    async def _found_room(self, unit: Unit, *, patient: bool) -> bool:
         """Commit; False when there is no room and whoever owns this store waits for it."""
         try:
-            await to_the_end(self._commit(unit))
+            await self._commit(unit, patient=patient)
         except StorageFull:
             if not self._waits_for_room:
                 raise
@@ -160,11 +153,20 @@ class SqliteStore:
         await self._committer.close()
         self._close_connections()
 
-    async def _commit(self, unit: Unit) -> None:
-        if unit.statements:
-            failpoints.passing("store.before_commit")
-            await self._committer.submit(unit.statements)
-            failpoints.passing("store.committed")
+    async def _commit(self, unit: Unit, *, patient: bool) -> None:
+        if not unit.statements:
+            self._committed(unit)
+            return
+        failpoints.passing("store.before_commit")
+        durable = self._committer.submit(unit.statements, patient=patient)
+        try:
+            await durable
+        finally:
+            if durable.is_kept:
+                failpoints.passing("store.committed")
+                self._committed(unit)
+
+    def _committed(self, unit: Unit) -> None:
         for topic in unit.topics:
             self.topics.bump(topic)
         unit.run_actions()
@@ -176,6 +178,34 @@ class SqliteStore:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+
+class Rows:
+    """Reads rows as dictionaries; how the columns of a query are called is asked of SQLite once."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, tuple[str, ...]] = {}
+        """By query; the schema does not change while a store is open."""
+
+    def __call__(
+        self, connection: apsw.Connection, sql: str, values: Mapping[str, Value]
+    ) -> list[Row]:
+        cursor = connection.execute(sql, values)
+        first: tuple[Any, ...] | None = next(cursor, None)
+        if first is None:
+            return []
+        columns = self._columns.get(sql)
+        if columns is None:
+            if len(self._columns) >= CACHED_STATEMENTS:
+                self._columns.clear()
+            columns = self._columns[sql] = tuple(column[0] for column in cursor.description)
+        rows = [dict(zip(columns, first, strict=True))]
+        for further in cursor:
+            if len(rows) >= ROWS_MAX:
+                cursor.close(force=True)
+                raise StorageFault(f"a read of more than {ROWS_MAX} rows: add a LIMIT")
+            rows.append(dict(zip(columns, further, strict=True)))
+        return rows
 
 
 class Writer:
@@ -195,7 +225,7 @@ class Writer:
         with connection:
             connection.execute(ddl_for_sqlite(schema.LEDGER))
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        for step in schema.due(schema.load(chosen), _rows(connection, schema.APPLIED, {})):
+        for step in schema.due(schema.load(chosen), Rows()(connection, schema.APPLIED, {})):
             with connection:
                 connection.execute(ddl_for_sqlite(step.script)).fetchall()
                 connection.execute(
@@ -287,18 +317,3 @@ def _require_own_file(connection: apsw.Connection, path: Path) -> None:
     empty = connection.pragma("schema_version") == 0
     if owner != APPLICATION_ID and not empty:
         raise UsageError(f"{path} is not a database of shem")
-
-
-def _rows(connection: apsw.Connection, sql: str, values: Mapping[str, Value]) -> list[Row]:
-    cursor = connection.execute(sql, values)
-    first: tuple[Any, ...] | None = next(cursor, None)
-    if first is None:
-        return []
-    names = [column[0] for column in cursor.description]
-    rows = [dict(zip(names, first, strict=True))]
-    for values_ in cursor:
-        if len(rows) >= ROWS_MAX:
-            cursor.close(force=True)
-            raise StorageFault(f"a read of more than {ROWS_MAX} rows: add a LIMIT")
-        rows.append(dict(zip(names, values_, strict=True)))
-    return rows

@@ -78,8 +78,11 @@ class Store(Protocol):
         """Read committed state: short, with a LIMIT by the caller."""
         ...
 
-    def unit(self, key: str) -> "AbstractAsyncContextManager[Unit]":
-        """Open the one unit of work of `key`; waits for the one before."""
+    def unit(self, key: str, *, patient: bool = False) -> "AbstractAsyncContextManager[Unit]":
+        """Open the one unit of work of `key`; waits for the one before.
+
+        The commit of a `patient` one may take a little longer, to share its sync with others.
+        """
         ...
 
     async def close(self) -> None: ...
