@@ -9,8 +9,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
 import structlog
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -26,6 +24,7 @@ from shem.api.kit import (
     json_reply,
     text,
 )
+from shem.api.paths import Paths
 from shem.api.sessions import ClientSessions
 from shem.kernel.errors import ShemError
 from shem.kernel.ids import NodeId
@@ -35,7 +34,8 @@ log = structlog.get_logger()
 PROGRAM_NAME_MAX: Final = 64
 OPEN_PREFIXES: Final = ("/metrics-api", "/version/get", "/dashboard", "/openapi.json", "/docs")
 """Paths that need no key."""
-VARY: Final = "Origin, Access-Control-Request-Method, Access-Control-Request-Headers"
+VARY: Final = b"Origin, Access-Control-Request-Method, Access-Control-Request-Headers"
+"""The header that yagna puts on every routed answer."""
 
 
 class Principal(Protocol):
@@ -52,34 +52,56 @@ class Principal(Protocol):
 Lookup = Callable[[str], Awaitable[Principal | None]]
 
 
-class Authentication:
-    """Middleware: find the caller's identity by its key, or answer 401."""
+class Application:
+    """Everything behind the socket: who asks, for what, and what errors become."""
 
-    def __init__(self, app: ASGIApp, lookup: Lookup, sessions: ClientSessions) -> None:
-        self._app = app
+    def __init__(self, routes: Sequence[Route], lookup: Lookup, sessions: ClientSessions) -> None:
+        self._paths = Paths(routes)
         self._lookup = lookup
         self._sessions = sessions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"].startswith(OPEN_PREFIXES):
-            await self._app(scope, receive, send)
-            return
-        request = Request(scope)
+        request = Request(scope, receive, send)
+        if not scope["path"].startswith(OPEN_PREFIXES):
+            who = await self._authenticated(request)
+            if isinstance(who, Response):
+                await who(scope, receive, send)
+                return
+            request.state.who = who
+        crash: Exception | None = None
+        try:
+            response = await self._answer(request)
+        except ShemError as error:
+            response = _shem_error(request, error)
+        except Exception as error:
+            response, crash = _unexpected(request, error), error
+        response.raw_headers.append((b"vary", VARY))
+        await response(scope, receive, send)
+        if crash is not None:
+            raise crash
+
+    async def _authenticated(self, request: Request) -> Context | Response:
+        """Find the caller's identity by its key, or answer 401."""
         key = _presented_key(request)
         if key is None:
-            await text("Missing application key", 401)(scope, receive, send)
-            return
+            return text("Missing application key", 401)
         principal = await self._lookup(key)
         if principal is None:
-            await text("Invalid application key", 401)(scope, receive, send)
-            return
+            return text("Invalid application key", 401)
         client = self._sessions.seen(
             principal.name + _program_name(request),
-            connection_name(scope.get("client")),
+            connection_name(request.scope.get("client")),
             one_shot=_is_one_shot(request),
         )
-        request.state.who = Context(principal.identity, principal.name, principal.role, client)
-        await self._app(scope, receive, send)
+        return Context(principal.identity, principal.name, principal.role, client)
+
+    async def _answer(self, request: Request) -> Response:
+        found = self._paths.find(request.scope["method"], request.scope["path"])
+        if found is None:
+            return empty(404)
+        route, request.scope["path_params"] = found
+        response: Response = await route.endpoint(request)
+        return response
 
 
 def connection_name(address: tuple[str, int] | None) -> str:
@@ -106,8 +128,7 @@ def _presented_key(request: Request) -> str | None:
     return request.query_params.get("authToken")
 
 
-async def _shem_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ShemError)
+def _shem_error(request: Request, error: ShemError) -> Response:
     if error.status >= 500 and error.status != 501:
         log.warning("rest.failed", path=request.url.path, code=error.code, reason=error.message)
     if isinstance(error, (Framework, TooLarge)):
@@ -118,43 +139,14 @@ async def _shem_error(request: Request, error: Exception) -> Response:
     return reply
 
 
-async def _unexpected(request: Request, error: Exception) -> Response:
+def _unexpected(request: Request, error: Exception) -> Response:
     log.error("rest.crashed", path=request.url.path, exc_info=error)
     body = {"message": "Internal error: see the node's log", "code": "internal"}
     return json_reply(body, 500)
-
-
-async def _no_route(_request: Request, _error: Exception) -> Response:
-    return empty(404)
-
-
-class Vary:
-    """Middleware: the header that yagna puts on every routed answer."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def with_vary(message: "dict[str, object]") -> None:
-            if message["type"] == "http.response.start":
-                headers = list(message.get("headers", []))  # type: ignore[call-overload]
-                message["headers"] = [*headers, (b"vary", VARY.encode())]
-            await send(message)
-
-        await self._app(scope, receive, with_vary)  # type: ignore[arg-type]
 
 
 def build_app(
     routes: Sequence[Route], lookup: Lookup, sessions: ClientSessions | None = None
 ) -> ASGIApp:
     """Assemble the application from the APIs' tables; `sessions` are told when clients go."""
-    app = Starlette(
-        routes=list(routes),
-        exception_handlers={
-            ShemError: _shem_error,
-            HTTPException: _no_route,
-            Exception: _unexpected,
-        },
-    )
-    app.router.redirect_slashes = False
-    return Authentication(Vary(app), lookup, sessions or ClientSessions())
+    return Application(routes, lookup, sessions or ClientSessions())

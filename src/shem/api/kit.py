@@ -137,22 +137,26 @@ def promise(base: str, routes: "list[Route]", table: "Mapping[tuple[str, str], P
 
 async def _until_disconnect(request: Request, work: Awaitable[Response]) -> Response:
     """Await `work`, but cancel it (and so consume no event) once the client has gone."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(request))
+    task = asyncio.current_task()
+    assert task is not None
+    has_gone = False
+
+    async def watch() -> None:
+        nonlocal has_gone
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        has_gone = True
+        task.cancel()
+
+    watching = asyncio.create_task(watch())
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done() and not gone.done():
-            return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if not has_gone or task.uncancel():
+            raise
         return empty(499)
     finally:
-        for future in (task, gone):
-            future.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+        watching.cancel()
 
 
 async def read_body(request: Request) -> bytes:

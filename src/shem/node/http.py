@@ -87,6 +87,7 @@ async def serving(
         loop="none",
         http=_reporting(closed) if closed else "httptools",
         ws="none",
+        proxy_headers=False,
         server_header=False,
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,
