@@ -330,6 +330,7 @@ async def test_agreement_ends_by_its_own_clock_on_both_sides(tmp_path: Path) -> 
         )
         await requestor.market.confirm(requestor.who, agreement, None)
         await provider.market.approve(provider.who, agreement, None, POLL_S)
+        await requestor.until_log("Approved")
         fabric.cut(requestor.node_id, provider.node_id)
 
         await provider.until_log("Approved", "Terminated")

@@ -5,12 +5,15 @@ by `permissions.decide`; to anyone but the entitled party the agreement does not
 that comes again is answered Ok again and changes nothing.
 """
 
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack
+from functools import partial
 from typing import Final
 
-from shem.bus.typed import Serve
-from shem.bus.types import Call
+from shem.bus.typed import Serve, typed
+from shem.bus.types import Call, Reply
 from shem.market.agreement_access import TERMINATE, is_allowed, state_of
-from shem.market.agreement_outbound import post_commit
+from shem.market.agreement_outbound import approval_answer, post_commit
 from shem.market.agreement_rows import (
     load_agreement,
     log_event,
@@ -74,11 +77,11 @@ class AgreementInbound:
             (f"{provider}/AgreementCommitted", self._committed),
             (f"{provider}/AgreementCancelled", self._cancelled),
             (f"{provider}/AgreementTerminated", self._terminated(Role.PROVIDER)),
-            (f"{requestor}/AgreementApproved", self._approved),
             (f"{requestor}/AgreementRejected", self._rejected),
             (f"{requestor}/AgreementTerminated", self._terminated(Role.REQUESTOR)),
         ):
             context.bus.serve(address, fn, error=error_value)
+        context.bus.attach(f"{requestor}/AgreementApproved", self._answer_approval)
 
     # --- served as the provider ---
 
@@ -155,13 +158,21 @@ class AgreementInbound:
 
     # --- served as the requestor ---
 
-    async def _approved(self, call: Call, body: object) -> object:
+    async def _answer_approval(self, call: Call) -> AsyncGenerator[Reply, None]:
+        """Take an approval; the commit that it calls for waits until our answer has left."""
+        with ExitStack() as answered:
+            handler = typed(partial(self._approved, answered), error_value)
+            yield Reply(await handler(call), final=True)
+
+    async def _approved(self, answered: ExitStack, call: Call, body: object) -> object:
         message = decode(AgreementApproved, body)
         name = for_role(message.agreement_id, Role.REQUESTOR)
         async with self._context.store.unit(bare(name)) as unit:
             row = await self._load(unit, call, name, Role.REQUESTOR, Action.PROV_APPROVE_AGREEMENT)
             if row is None:
                 raise remote_agreement("NotFound", name)
+            leaving = self._context.answers.leaving(approval_answer(row.agreement_id))
+            answered.enter_context(leaving)
             state = state_of(self._context, row)
             if state in (_S.APPROVING, _S.APPROVED) and row.approved_ns == message.approved_ns:
                 return None

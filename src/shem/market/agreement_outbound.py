@@ -39,8 +39,8 @@ log = structlog.get_logger()
 COMMIT: Final = "market.commit"
 APPROVAL: Final = "market.approval"
 ENDING: Final = "market.ending"
-COMMIT_PAUSE_S: Final = 0.005
-"""Lets our answer to the approval leave before the commit that it causes."""
+ANSWER_LEAVES_S: Final = 0.05
+"""A commit waits so long for our answer to the approval, which ought to leave before it."""
 UNEXPECTED_ATTEMPTS_MAX: Final = 20
 """Then an error that is no answer counts as a refusal."""
 ENDING_TOLD_NS: Final = 90 * 24 * 3600 * NS_PER_S
@@ -75,6 +75,11 @@ def post_approval(unit: Unit, row: AgreementRow, now_ns: int) -> None:
 def lane_of(agreement_id: AgreementId) -> str:
     """Return the lane in which the messages about an agreement go out, one after another."""
     return f"agreement:{agreement_id}"
+
+
+def approval_answer(agreement_id: AgreementId) -> str:
+    """Return the key under which our answer to an approval leaves."""
+    return f"approval:{agreement_id}"
 
 
 def answer_key(row: AgreementRow, happening: AgreementInput) -> str:
@@ -117,8 +122,9 @@ class AgreementOutbound:
         agreement = await self._load(row)
         if agreement is None or agreement.state is not AgreementState.APPROVING:
             return DONE  # settled otherwise
-        if row.attempts == 0:
-            await self._context.world.clock.sleep(COMMIT_PAUSE_S)
+        await self._context.answers.has_left(
+            approval_answer(agreement.agreement_id), ANSWER_LEAVES_S
+        )
         message = AgreementCommitted(lettered(agreement.agreement_id, Role.REQUESTOR), NO_SIGNATURE)
         refusal: object | None = None
         try:

@@ -2,7 +2,7 @@
 
 `ask` is the only way to a peer's market. `Answers` lets a REST call wait a moment for the peer's
 answer to a message that it left in the outbox: with the answer it can say more, without it the
-call is done all the same.
+call is done all the same. And it lets a message wait until an answer of ours has left.
 """
 
 import asyncio
@@ -36,6 +36,7 @@ class Answers:
 
     def __init__(self) -> None:
         self._waiting: dict[str, asyncio.Future[object]] = {}
+        self._leaving: dict[str, asyncio.Future[object]] = {}
 
     @contextmanager
     def expected(self, key: str) -> Iterator[asyncio.Future[object]]:
@@ -58,6 +59,22 @@ class Answers:
             return False
         future.set_result(refusal)
         return True
+
+    @contextmanager
+    def leaving(self, key: str) -> Iterator[None]:
+        """Note that an answer of ours is on its way out until the block ends."""
+        future = self._leaving[key] = asyncio.get_running_loop().create_future()
+        try:
+            yield
+        finally:
+            future.set_result(None)
+            if self._leaving.get(key) is future:
+                del self._leaving[key]
+
+    async def has_left(self, key: str, timeout_s: float) -> None:
+        """Wait for an answer of ours that is on its way out, but not for ever."""
+        if (future := self._leaving.get(key)) is not None:
+            await within(future, timeout_s)
 
 
 async def within(future: asyncio.Future[object], timeout_s: float) -> object | None:

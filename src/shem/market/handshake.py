@@ -45,6 +45,8 @@ CANCELLED_GRACE_S: Final = 1.0
 """How long an approval that met a cancelled agreement waits for the cancellation to arrive."""
 REPAIRED_MAX: Final = 10_000
 _AWAY: Final = (Unreachable, GsbError, TimedOut)
+_IN_FORCE: Final = (AgreementState.APPROVED, AgreementState.TERMINATED)
+"""What an approval that went through leads to."""
 
 
 class Handshake:
@@ -159,9 +161,11 @@ class Handshake:
         failure = await self._send_approval(row, approved_ns, timeout_s)
         grace_s = CANCELLED_GRACE_S if isinstance(failure, Gone) else 0.0
         if failure is None or grace_s:
-            await self._left_approving(
+            left = await self._left_approving(
                 row, max(deadline, self._context.world.clock.monotonic() + grace_s)
             )
+            if left in _IN_FORCE:
+                return
         await self._settle_approval(row, approved_ns, failure)
 
     async def _send_approval(
@@ -185,18 +189,20 @@ class Handshake:
             return Unreachable(f"{words} Approve Agreement [{name}] GSB error: {error.message}")
         return None
 
-    async def _left_approving(self, row: AgreementRow, deadline: float) -> None:
-        """Wait until the agreement leaves `Approving`, or the time is over."""
+    async def _left_approving(self, row: AgreementRow, deadline: float) -> AgreementState | None:
+        """Return the state for which the agreement left `Approving`; None if it did not in time."""
         topics = self._context.store.topics
         topic = agreement_topic(row.agreement_id)
         while True:
             version = topics.version(topic)
             current = await load_agreement(self._context.store.fetch, row.agreement_id, row.role)
-            if current is None or current.state is not AgreementState.APPROVING:
-                return
+            if current is None:
+                return None
+            if current.state is not AgreementState.APPROVING:
+                return current.state
             left = deadline - self._context.world.clock.monotonic()
             if left <= 0 or not await topics.changed(topic, version, left):
-                return
+                return None
 
     async def _settle_approval(
         self, row: AgreementRow, approved_ns: int, failure: ShemError | None
@@ -211,7 +217,7 @@ class Handshake:
             ):
                 move_agreement(unit, current, AgreementInput.REVERT)
         if current is not None:
-            if current.state in (AgreementState.APPROVED, AgreementState.TERMINATED):
+            if current.state in _IN_FORCE:
                 return
             if current.state is AgreementState.CANCELLED:
                 raise Gone("Cancelled")

@@ -47,7 +47,7 @@ from shem.market.states import (
     ProposalState,
     after_counter,
 )
-from shem.market.subscription_rows import load_subscription
+from shem.market.subscription_rows import load_pair
 from shem.permissions.decide import NODE, Action, decide
 from shem.store.unit import Fetch
 
@@ -85,7 +85,7 @@ class Proposals:
             raise UsageError(f"constraints are longer than {LENGTH_MAX} characters")
         text = flat_text(properties)
         with self._context.answers.expected(counter_answer(countered)) as answer:
-            new = await self._save_counter(
+            new, is_first = await self._save_counter(
                 who,
                 role,
                 subscription_id,
@@ -93,8 +93,6 @@ class Proposals:
                 properties=text,
                 constraints=constraints,
             )
-            # A first counter is sent in the background (§3.3).
-            is_first = role is Role.REQUESTOR and await self._is_initial(countered)
             refusal = None if is_first else await within(answer, self._answer_s)
         if isinstance(refusal, ShemError):
             raise Unreachable(f"{_failed(countered, new)} GSB error: {refusal.message}")
@@ -115,7 +113,8 @@ class Proposals:
         *,
         properties: str,
         constraints: str,
-    ) -> ProposalId:
+    ) -> tuple[ProposalId, bool]:
+        """Return the new proposal, and whether it is a first one, sent in the background (§3.3)."""
         async with self._context.store.unit(f"market.proposal:{countered}") as unit:
             previous = await _owned(unit.fetch, who, role, subscription_id, countered)
             if previous.issuer == previous.identity:
@@ -135,11 +134,7 @@ class Proposals:
             acted_on(unit, proposal=countered)
             save_proposal(unit, new)
             post_counter(unit, new)
-        return new.proposal_id
-
-    async def _is_initial(self, wanted: ProposalId) -> bool:
-        proposal = await load_proposal(self._context.store.fetch, wanted)
-        return proposal is not None and proposal.prev_proposal_id is None
+        return new.proposal_id, role is Role.REQUESTOR and previous.prev_proposal_id is None
 
     async def reject(
         self,
@@ -224,17 +219,16 @@ def _failed(countered: ProposalId, new: ProposalId) -> str:
 
 async def check_active(fetch: Fetch, previous: Proposal, now_ns: int) -> None:
     """Require both subscriptions of a negotiation, as far as this side knows them."""
-    offer = await load_subscription(fetch, previous.offer_id)
+    offer, demand = await load_pair(fetch, previous.offer_id, previous.demand_id)
     if offer is None:
         raise UsageError(f"Subscription [{previous.offer_id}] wasn't found.")
     if offer.state != ACTIVE:
         raise UsageError(f"Subscription [{previous.offer_id}] was already unsubscribed.")
     if not offer.is_active(now_ns):
         raise Gone(f"Subscription [{previous.offer_id}] expired.")
-    if previous.role is Role.REQUESTOR:
-        demand = await load_subscription(fetch, previous.demand_id)
-        if demand is None or not demand.is_active(now_ns):
-            raise UsageError(f"Subscription [{previous.demand_id}] wasn't found.")
+    is_ours = previous.role is Role.REQUESTOR
+    if is_ours and (demand is None or not demand.is_active(now_ns)):
+        raise UsageError(f"Subscription [{previous.demand_id}] wasn't found.")
 
 
 async def _owned(

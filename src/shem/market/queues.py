@@ -94,11 +94,10 @@ class Queues:
         topic = negotiation_topic(subscription_id)
         clock = self._context.world.clock
         deadline = clock.monotonic() + timeout_s
-        first = await self._subscription(identity, kind, subscription_id)
+        version = topics.version(topic)
+        item = first = await self._subscription(identity, kind, subscription_id)
         await self._acknowledge(subscription_id, collector.session)
         while True:
-            version = topics.version(topic)
-            item = await self._subscription(identity, kind, subscription_id)
             if item.state != first.state:
                 raise _gone(subscription_id)
             if item.state == ACTIVE and (
@@ -108,6 +107,8 @@ class Queues:
             left = deadline - clock.monotonic()
             if left <= 0 or not await topics.changed(topic, version, left):
                 return []
+            version = topics.version(topic)
+            item = await self._subscription(identity, kind, subscription_id)
 
     def release(self, collector: Collector, *, session_ended: bool) -> None:
         """Take back what a program holds: all of it, or what its broken connection carried."""
@@ -189,15 +190,19 @@ class Queues:
     async def _draw(self, subscription_id: SubscriptionId, most: int) -> list[NegotiationEvent]:
         """Return what is no proposal first, then proposals drawn at random (§4.1)."""
         held = self._held_events(subscription_id)
-        pending = await self._pending(subscription_id, "kind <> 'proposal'", held, most)
-        if len(pending) < most:
-            proposals = await self._pending(
-                subscription_id, "kind = 'proposal'", held, PROPOSALS_LOOKED_AT
+        looked_at = PROPOSALS_LOOKED_AT + len(held)
+        pending = await self._pending(subscription_id, "", looked_at)
+        others = [event for event in pending if event.kind != "proposal"]
+        if len(pending) >= looked_at:  # there may be more of them behind so many proposals
+            others = await self._pending(
+                subscription_id, " AND kind <> 'proposal'", most + len(held)
             )
-            rng = self._context.world.rng
-            while proposals and len(pending) < most:
-                pending.append(proposals.pop(rng.below(len(proposals))))
-        return pending
+        proposals = [e for e in pending if e.kind == "proposal" and e.event_id not in held]
+        drawn = [event for event in others if event.event_id not in held][:most]
+        rng = self._context.world.rng
+        while proposals and len(drawn) < most:
+            drawn.append(proposals.pop(rng.below(len(proposals))))
+        return drawn
 
     def _held_events(self, subscription_id: SubscriptionId) -> set[int]:
         leases = self._leases.get(subscription_id, {})
@@ -216,16 +221,15 @@ class Queues:
             self._leases.popitem(last=False)
 
     async def _pending(
-        self, subscription_id: SubscriptionId, condition: str, held: set[int], most: int
+        self, subscription_id: SubscriptionId, condition: str, most: int
     ) -> list[NegotiationEvent]:
         rows = await self._context.store.fetch(
             "SELECT * FROM negotiation_event WHERE subscription_id = :subscription_id"
-            f" AND {condition} ORDER BY event_id LIMIT :most",
+            f"{condition} ORDER BY event_id LIMIT :most",
             subscription_id=subscription_id,
-            most=most + len(held),
+            most=most,
         )
-        events = [NegotiationEvent(**row) for row in rows]
-        return [event for event in events if event.event_id not in held][:most]
+        return [NegotiationEvent(**row) for row in rows]
 
 
 def _gone(subscription_id: SubscriptionId) -> NotFound:

@@ -23,6 +23,19 @@ async def load_subscription(fetch: Fetch, subscription_id: str) -> Subscription 
     return _subscription(rows[0]) if rows else None
 
 
+async def load_pair(
+    fetch: Fetch, offer_id: str, demand_id: str
+) -> tuple[Subscription | None, Subscription | None]:
+    """Return both subscriptions of a negotiation, as far as they are known here."""
+    rows = await fetch(
+        "SELECT * FROM subscription WHERE subscription_id IN (:offer, :demand) LIMIT 2",
+        offer=offer_id,
+        demand=demand_id,
+    )
+    found = {row["subscription_id"]: _subscription(row) for row in rows}
+    return found.get(offer_id), found.get(demand_id)
+
+
 async def own_subscriptions(
     fetch: Fetch, identity: NodeId, kind: str, now_ns: int
 ) -> list[Subscription]:
