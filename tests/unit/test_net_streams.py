@@ -10,6 +10,7 @@ from shem.net.streams import QUEUED_BYTES_MAX, SendPacket, StreamLost, Streams, 
 from shem.net.types import MESSAGE_SIZE_MAX, Channel
 from shem.net.vtcp.connection import CONNECT_TIMEOUT_S, KEEP_ALIVE_S, USER_TIMEOUT_S
 from shem.net.vtcp.stack import ACCEPTED_PER_PEER_MAX
+from shem.net.vtcp.timing import SEGMENT_SIZE
 from shem.wire import tcp
 from tests.sim.stream_link import NODES, Faults, Link
 
@@ -296,21 +297,24 @@ def test_an_early_segment_is_acknowledged_at_once_with_its_block():
     assert tcp.read_sack_blocks(ack.options) == [(109, 114)]
 
 
-def test_a_single_segment_is_acknowledged_after_a_while_and_two_at_once():
+def test_what_fills_two_segments_is_acknowledged_at_once_and_less_after_a_while():
     streams = Streams(NODES[0], SeededRng(1))
     syn_ack = open_by_hand(streams)
     packets(streams)
 
-    streams.receive(NODES[1], segment(**after(syn_ack), payload=b"\0\0\0\0"), 1.0)
+    for n in (0, 4, 8):
+        streams.receive(NODES[1], segment(**after(syn_ack, n), payload=b"\0\0\0\0"), 1.0)
     streams.tick(1.039)
     assert packets(streams) == []
     assert streams.next_deadline() == pytest.approx(1.04)
     streams.tick(1.04)
-    assert [p.ack for p in packets(streams)] == [105]
-
-    for n in (4, 8):
-        streams.receive(NODES[1], segment(**after(syn_ack, n), payload=b"\0\0\0\0"), 2.0)
     assert [p.ack for p in packets(streams)] == [113]
+
+    for n in (0, SEGMENT_SIZE):
+        assert packets(streams) == []
+        full = segment(**after(syn_ack, 12 + n), payload=bytes(SEGMENT_SIZE))
+        streams.receive(NODES[1], full, 2.0)
+    assert [p.ack for p in packets(streams)] == [113 + 2 * SEGMENT_SIZE]
 
 
 def test_a_repeated_syn_gets_the_same_answer():

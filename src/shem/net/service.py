@@ -376,8 +376,8 @@ class Net:
         if streams is not None:
             deadline = min(deadline, streams)
         if self._timer is not None:
-            if self._armed_for == deadline:
-                return
+            if self._armed_for <= deadline:
+                return  # it looks again then
             self._timer.cancel()
         self._armed_for = deadline
         self._timer = self._loop.call_later(max(0.0, deadline - self._now()), self._on_timer)

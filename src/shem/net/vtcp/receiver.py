@@ -1,7 +1,8 @@
 """The receiving half of a connection: order, the peer's FIN, and when to acknowledge.
 
-Pure. Every second segment is acknowledged at once and a single one after 40 ms; what arrives early
-or again is acknowledged at once, one acknowledgement each, since the sender counts them.
+Pure. As much as fills two segments is acknowledged at once, and less after 40 ms, so that a talk in
+small messages is not half acknowledgements; what arrives early or again is acknowledged at once,
+one acknowledgement each, since the sender counts them.
 Spec: docs/protocol/net.md §8.2, §8.4.
 """
 
@@ -11,6 +12,8 @@ from shem.net.vtcp.queues import Reassembly
 
 ACK_DELAY_S: Final = 0.04
 _SEGMENTS_PER_ACK: Final = 2
+SEGMENT_TAKEN_AS_FULL: Final = 1_024
+"""A full segment has at least so many bytes, or as many as the largest that has come."""
 
 
 class Receiver:
@@ -23,7 +26,9 @@ class Receiver:
         self.finished = False
         """The peer's FIN came, and all before it."""
         self.received_bytes = 0
+        self._largest = SEGMENT_TAKEN_AS_FULL
         self._unacknowledged = 0
+        """Bytes since the last acknowledgement."""
         self._immediate = 0
         self.ack_at: float | None = None
         """When the delayed acknowledgement is due."""
@@ -48,7 +53,8 @@ class Receiver:
             self._immediate += 1
         else:
             self._immediate = 0
-            self._unacknowledged += 1
+            self._largest = max(self._largest, len(payload))
+            self._unacknowledged += len(payload)
             if self.ack_at is None:
                 self.ack_at = now + ACK_DELAY_S
         self.received_bytes += self._bytes.next - before
@@ -67,7 +73,7 @@ class Receiver:
         if self._immediate:
             return self._immediate
         late = self.ack_at is not None and now >= self.ack_at
-        return int(late or self._unacknowledged >= _SEGMENTS_PER_ACK)
+        return int(late or self._unacknowledged >= _SEGMENTS_PER_ACK * self._largest)
 
     def acknowledged(self) -> None:
         """Note that an acknowledgement of everything so far is on its way."""
