@@ -13,7 +13,7 @@ import msgspec
 import shem
 from shem.devnet.daemons import SUBNET
 from shem.sdk.demand import platform_of, write_demand
-from shem.sdk.golem import EXPIRES, NETWORKS
+from shem.sdk.golem import NETWORKS
 from shem.sdk.negotiation import Negotiation
 from shem.sdk.payloads import WasmPackage
 from shem.sdk.script import Command
@@ -24,6 +24,7 @@ FRAMES = 25
 """About two seconds of work."""
 WITHIN_S = 60.0
 LOOK_S = 0.05
+EXPIRES_S = 3 * 3_600.0
 SETUP = (shem.Deploy(), shem.Start())
 
 
@@ -61,7 +62,7 @@ async def signed(golem: shem.Golem, package: WasmPackage) -> str:
         subnet=SUBNET,
         requestor=session.identity,
         app=APP,
-        expires_ms=int((now_s + EXPIRES.total_seconds()) * 1_000),
+        expires_ms=int((now_s + EXPIRES_S) * 1_000),
         platforms=tuple(map(platform_of, NETWORKS)),
     )
     return await Negotiation(session, demand, WITHIN_S, None).run()

@@ -152,8 +152,13 @@ KILLS: dict[str, Callable[[Devnet], Awaitable[None]]] = {
 # ---- going on ------------------------------------------------------------------------------------
 
 
-async def brought_to_its_end(golem: shem.Golem, deal: Deal, *, is_cut: bool) -> None:
-    """Do what is left to do, and look at the books."""
+async def brought_to_its_end(
+    golem: shem.Golem, deal: Deal, *, is_cut: bool, may_fail: bool = False
+) -> None:
+    """Do what is left to do, and look at the books.
+
+    With `is_cut` the batch was interrupted; with `may_fail` its program may have failed by itself.
+    """
     state = (await golem.session.rest.market.agreements.get(deal.agreement_id)).state
     assert state == "Approved"
     if deal.activity_id:
@@ -169,6 +174,9 @@ async def brought_to_its_end(golem: shem.Golem, deal: Deal, *, is_cut: bool) -> 
     if is_cut:
         assert [result.ok for result in results[:-1]] == [True] * (len(results) - 1)
         assert results[-1].interrupted and (results[-1].message or "").startswith(INTERRUPTED)
+    elif may_fail and not results[-1].ok:
+        assert [result.ok for result in results[:-1]] == [True] * (len(results) - 1)
+        assert results[-1].last and results[-1].message and not results[-1].interrupted
     else:
         assert [result.ok for result in results] == [True] * (FRAMES + 2)
         assert set(ledger) == set(expected)

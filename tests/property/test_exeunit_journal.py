@@ -115,24 +115,32 @@ def test_failed_write_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     again.close()
 
 
-def test_after_a_failure_that_cannot_be_taken_back_nothing_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_nothing_is_written_before_a_failed_write_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goes_on: bool
 ) -> None:
-    journal = Journal(tmp_path / "journal")
+    path = tmp_path / "journal"
+    journal = Journal(path)
     journal.open()
+    journal.append(THREE[0])
 
     def failing(*_: object) -> None:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(journal_module.os, "fsync", failing)
     monkeypatch.setattr(journal_module.os, "ftruncate", failing)
-    with pytest.raises(StorageFault):
-        journal.append(THREE[0])
+    for _ in range(3):
+        with pytest.raises(StorageFault):
+            journal.append(THREE[1])
+    assert path.read_bytes() == encode_record(THREE[0]) + encode_record(THREE[1])
     monkeypatch.undo()
-
-    with pytest.raises(StorageFault):
-        journal.append(THREE[1])
+    if goes_on:
+        journal.append(THREE[2])
     journal.close()
+
+    again = Journal(path)
+    assert again.open() == [THREE[0], THREE[2]][: 1 + goes_on]
+    again.close()
 
 
 def test_a_journal_has_a_largest_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

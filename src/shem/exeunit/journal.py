@@ -5,7 +5,7 @@ Rules:
 * one process at a time: the file is locked for as long as it is open;
 * a torn last line (the process died while writing it, so nobody was told) is cut off at opening;
 * a bad line *before* a good one is damage and not a crash: StorageFault, nothing is guessed;
-* a failed write is taken back; when even that fails the journal refuses everything afterwards.
+* a failed write is taken back; until that has been possible, nothing else is written.
 """
 
 import fcntl
@@ -13,6 +13,7 @@ import json
 import os
 import re
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -78,7 +79,8 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._size = 0
-        self._broken = False
+        self._torn = False
+        """A write failed, and what it may have left behind could not be taken back yet."""
         self._file = -1
 
     def open(self) -> list[Record]:
@@ -100,21 +102,27 @@ class Journal:
 
     def append(self, record: Record) -> None:
         """Make one record durable; when this raises, it is not and will not be."""
-        if self._broken or self._file < 0:
-            raise StorageFault(f"{self._path}: an earlier write failed or the journal is closed")
+        if self._file < 0:
+            raise StorageFault(f"{self._path}: the journal is closed")
         line = encode_record(record)
         if self._size + len(line) > JOURNAL_SIZE_MAX:
             raise StorageFault(f"the journal has reached {JOURNAL_SIZE_MAX} bytes")
         try:
+            self._take_back()
+            self._torn = True
             _write_all(self._file, line, self._size)
             os.fsync(self._file)
         except OSError as error:
-            self._take_back()
+            with suppress(OSError):
+                self._take_back()
             raise StorageFault(f"{self._path}: {error}") from error
+        self._torn = False
         self._size += len(line)
 
     def close(self) -> None:
         if self._file >= 0:
+            with suppress(OSError):
+                self._take_back()
             os.close(self._file)
             self._file = -1
 
@@ -131,11 +139,11 @@ class Journal:
         return records
 
     def _take_back(self) -> None:
-        try:
+        """Make sure that nothing of a failed write is there, nor will be after a crash."""
+        if self._torn:
             os.ftruncate(self._file, self._size)
             os.fsync(self._file)
-        except OSError:
-            self._broken = True
+            self._torn = False
 
 
 def _write_all(file: int, data: bytes, offset: int) -> None:
