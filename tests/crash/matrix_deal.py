@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import msgspec
 
 import shem
-from shem.devnet.daemons import SUBNET
 from shem.sdk.demand import platform_of, write_demand
 from shem.sdk.golem import NETWORKS
 from shem.sdk.negotiation import Negotiation
@@ -59,7 +58,7 @@ async def signed(golem: shem.Golem, package: WasmPackage) -> str:
     now_s = session.world.clock.wall_ns() / 1e9
     demand = write_demand(
         package,
-        subnet=SUBNET,
+        subnet=session.subnet,
         requestor=session.identity,
         app=APP,
         expires_ms=int((now_s + EXPIRES_S) * 1_000),

@@ -62,6 +62,10 @@ class Host:
         self.space = Namespace(name_of(name))
         self.tun = -1
         self.is_cut = False
+        self.is_deaf = False
+        """Nothing reaches it; what it sends arrives."""
+        self.is_mute = False
+        """Nothing that it sends arrives; what is sent to it does."""
         self._is_up = True
         self.traffic = Traffic()
         self._internet = internet
@@ -226,6 +230,8 @@ class Internet:
         return (
             sender.is_cut
             or receiver.is_cut
+            or sender.is_mute
+            or receiver.is_deaf
             or frozenset((sender.name, receiver.name)) in self._partitions
             or self._rng.unit() < self.weather.loss
         )
