@@ -22,6 +22,7 @@ SHORT_S = 4
 FRAMES = 8
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["is_deaf", "is_mute"])
 async def test_a_batch_runs_while_the_requestor_only_sends_or_only_hears(net, tmp_path, way):
     frames = ONE_WAY_S + 6
