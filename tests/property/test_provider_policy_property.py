@@ -191,4 +191,4 @@ def test_expressions_find_what_python_finds(pattern: str, text: str, ignore_case
 def test_any_expression_is_read_or_refused(pattern: str) -> None:
     for kind in Match:
         with suppress(ShemError):
-            Whitelist([DomainPattern(pattern, kind)]).permits("example.com")
+            Whitelist([DomainPattern(pattern, kind)]).permits(["example.com"])

@@ -1,10 +1,13 @@
 """The proxy for programs: what it reads, where it leads, and what it refuses."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from shem.exeunit.addresses import PrivateAddress, require_public
@@ -113,6 +116,24 @@ def test_the_own_network_is_not_for_requestors(address: str) -> None:
 )
 def test_the_internet_is(address: str) -> None:
     require_public(address)
+
+
+def place(family: int, address: str, netmask: str | None) -> SimpleNamespace:
+    """Return one address of an interface, as psutil tells it."""
+    return SimpleNamespace(family=family, address=address, netmask=netmask)
+
+
+def test_an_address_of_the_internet_on_our_own_link_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    link = place(socket.AF_INET6, "2001:db9::5%eth0", "ffff:ffff:ffff:ffff::")
+    other = place(socket.AF_INET, "8.8.4.4", "255.255.255.0")
+    hardware = place(socket.AF_PACKET, "00:00:00:00:00:00", None)
+    monkeypatch.setattr(psutil, "net_if_addrs", lambda: {"eth0": [hardware, link, other]})
+
+    for near in ("2001:db9::77", "8.8.4.9"):
+        with pytest.raises(PrivateAddress, match="own network"):
+            require_public(near)
+    for far in ("2001:db9:0:1::77", "8.8.8.8"):
+        require_public(far)
 
 
 def test_grants_are_hosts_and_ports() -> None:
@@ -231,7 +252,7 @@ async def test_a_granted_name_does_not_lead_into_the_own_network() -> None:
             async with server(proxy.serve) as port:
                 answer = await say(port, connect_to(there))
             assert answer.startswith(b"HTTP/1.1 403 ")
-            assert b"is not on the internet" in answer
+            assert b"localhost is not on the internet" in answer
 
 
 async def test_who_asks_nothing_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:

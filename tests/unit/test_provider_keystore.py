@@ -251,6 +251,21 @@ def test_rules_about_certificates_that_are_gone_do_not_count(
     assert load_access(home).outbound.partner == {PARTNER_ID: Grant(Mode.ALL)}
 
 
+def test_certificates_may_be_elsewhere(home: Path, tmp_path: Path, golem: str) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    words = ["provider", "--data-dir", str(home), "--cert-dir", str(elsewhere)]
+
+    done = CliRunner().invoke(
+        cli, [*words, "rule", "set", "outbound", "partner", "import-cert", golem, "-m", "all"]
+    )
+
+    assert done.exception is None, done.exception
+    assert load_keystore(elsewhere).ids == {PARTNER_ID}
+    assert not (home / "cert-dir").exists()
+    watch = SettingsWatch(home, (BUILT_IN,), MACHINE, elsewhere)
+    assert watch.load().access.outbound.partner == {PARTNER_ID: Grant(Mode.ALL)}
+
+
 def test_a_keystore_that_cannot_be_read_changes_nothing(run: Run, home: Path) -> None:
     watch = SettingsWatch(home, (BUILT_IN,), MACHINE)
     watch.load()

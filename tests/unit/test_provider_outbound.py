@@ -164,6 +164,16 @@ def test_everyone_may_reach_what_the_mode_says(
         assert refused(found).startswith("Outbound rejected because: Everyone rule ")
 
 
+def test_a_list_that_takes_too_long_to_compare_grants_nothing() -> None:
+    slow = Whitelist(
+        [DomainPattern(f"({'a?' * 200}{index})*b", Match.REGEX) for index in range(10)]
+    )
+    hosts = ["a" * 60 + f".{index}.com" for index in range(200)]
+
+    assert not slow.permits([*hosts, "b.com"])
+    assert slow.permits(["b"])
+
+
 def test_nothing_is_granted_where_the_operator_has_switched_it_off() -> None:
     rules = OutboundRules(enabled=False, everyone=Mode.ALL)
 

@@ -12,11 +12,18 @@ from shem.cli.ask import show_fields, show_json, show_table
 from shem.cli.provider_keystore import keystore
 from shem.cli.provider_presets import preset
 from shem.cli.provider_profiles import profile
-from shem.cli.provider_rows import here, json_option, runtime_row, runtimes, wants_json
+from shem.cli.provider_rows import (
+    certificates_of,
+    here,
+    json_option,
+    runtime_row,
+    runtimes,
+    wants_json,
+)
 from shem.cli.provider_rules import rule
 from shem.cli.provider_whitelist import whitelist
 from shem.kernel.errors import UsageError
-from shem.provider.command import DATA_DIR, run
+from shem.provider.command import CERT_DIR, DATA_DIR, run
 from shem.provider.config import DEFAULT_DATA_DIR, DEFAULT_SUBNET, load_globals, save_globals
 from shem.provider.files import changing
 
@@ -25,10 +32,14 @@ FIELDS = ("node_name", "subnet", "account")
 
 @click.group()
 @click.option("--data-dir", help=f"Where the agent keeps its state [DATA_DIR, {DEFAULT_DATA_DIR}].")
+@click.option(
+    "--cert-dir", help="Where certificates are [PROVIDER_CERT_DIR, cert-dir in the data directory]."
+)
 @click.pass_context
-def provider(ctx: click.Context, /, data_dir: str | None) -> None:
+def provider(ctx: click.Context, /, data_dir: str | None, cert_dir: str | None) -> None:
     """Run the provider agent, and say what it offers."""
     ctx.meta[DATA_DIR] = data_dir
+    ctx.meta[CERT_DIR] = cert_dir
 
 
 provider.add_command(run)
@@ -117,7 +128,7 @@ def self_test(ctx: click.Context, /, exe_unit_path: str | None, as_json: bool) -
     """Read the files, try the runtimes, and say what would be offered."""
     from shem.cli.provider_status import self_test_of
 
-    shown = self_test_of(here(ctx), runtimes(exe_unit_path))
+    shown = self_test_of(here(ctx), certificates_of(ctx), runtimes(exe_unit_path))
     if wants_json(ctx, as_json):
         show_json(shown)
     else:
@@ -134,7 +145,7 @@ def pre_install(ctx: click.Context, /, exe_unit_path: str | None) -> None:
 
     directory = here(ctx)
     directory.mkdir(parents=True, mode=0o700, exist_ok=True)
-    load_settings(directory, runtimes(exe_unit_path), measure(directory))
+    load_settings(directory, runtimes(exe_unit_path), measure(directory), certificates_of(ctx))
 
 
 @provider.command()

@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 
 from shem.cli.ask import show_json, show_table
-from shem.cli.provider_rows import here, json_option, wants_json
+from shem.cli.provider_rows import certificates_of, here, json_option, wants_json
 from shem.kernel import times
 from shem.kernel.errors import UsageError
 from shem.provider import keystore as store
 from shem.provider.access import Access, load_access
 from shem.provider.files import changing
-from shem.provider.keystore import Entry, cert_dir_of, load_keystore, short_ids
+from shem.provider.keystore import Entry, load_keystore, short_ids
 
 COLUMNS = ("ID", "Type", "Not After", "Subject", "Rules")
 
@@ -28,7 +28,7 @@ def keystore() -> None:
 @click.pass_context
 def list_certificates(ctx: click.Context, /, as_json: bool) -> None:
     """List the certificates and the rules about them."""
-    found = load_keystore(cert_dir_of(here(ctx)))
+    found = load_keystore(certificates_of(ctx))
     _show(ctx, found.entries, as_json=as_json)
     for reason in found.passed_over:
         click.echo(f"no certificate: {reason}", err=True)
@@ -46,7 +46,7 @@ def add(ctx: click.Context, /, certs: tuple[Path, ...], as_json: bool) -> None:
     with changing(directory):
         for path in certs:
             try:
-                added += store.add(cert_dir_of(directory), path, time.time_ns())
+                added += store.add(certificates_of(ctx), path, time.time_ns())
             except UsageError as error:
                 problems.append(error.message)
     _show(ctx, added, as_json=as_json)
@@ -65,9 +65,9 @@ def remove(ctx: click.Context, /, ids: tuple[str, ...], as_json: bool) -> None:
     """
     directory = here(ctx)
     with changing(directory):
-        found = load_keystore(cert_dir_of(directory))
+        found = load_keystore(certificates_of(ctx))
         gone = [found.get(prefix) for prefix in ids]
-        store.remove(cert_dir_of(directory), [entry.id for entry in gone])
+        store.remove(certificates_of(ctx), [entry.id for entry in gone])
     _show(ctx, gone, as_json=as_json)
 
 

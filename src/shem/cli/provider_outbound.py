@@ -8,13 +8,13 @@ from typing import Final
 import click
 import msgspec
 
-from shem.cli.provider_rows import here
+from shem.cli.provider_rows import certificates_of, here
 from shem.kernel.errors import UsageError
 from shem.provider import keystore
 from shem.provider.access import Access, Grant, GrantName, Mode, load_access, save_access
 from shem.provider.certificates import NotSound
 from shem.provider.files import changing
-from shem.provider.keystore import GOLEM, X509, cert_dir_of, leaf_ids, load_keystore, read_entries
+from shem.provider.keystore import GOLEM, X509, leaf_ids, load_keystore, read_entries
 
 KINDS: Final[dict[GrantName, str]] = {"audited-payload": X509, "partner": GOLEM}
 MODE = click.option(
@@ -73,7 +73,7 @@ def partner() -> None:
 @click.pass_context
 def audited_by_id(ctx: click.Context, /, cert_id: str, mode: str) -> None:
     """Set it for a certificate of the keystore, by its id or the beginning of it."""
-    _grant_known(here(ctx), "audited-payload", cert_id, mode)
+    _grant_known(ctx, "audited-payload", cert_id, mode)
 
 
 @audited_payload.command("import-cert")
@@ -82,7 +82,7 @@ def audited_by_id(ctx: click.Context, /, cert_id: str, mode: str) -> None:
 @click.pass_context
 def audited_by_file(ctx: click.Context, /, file: Path, mode: str) -> None:
     """Add a certificate or a chain to the keystore, and set it for the last of the chain."""
-    _grant_new(here(ctx), "audited-payload", file, mode)
+    _grant_new(ctx, "audited-payload", file, mode)
 
 
 @partner.command("cert-id")
@@ -91,7 +91,7 @@ def audited_by_file(ctx: click.Context, /, file: Path, mode: str) -> None:
 @click.pass_context
 def partner_by_id(ctx: click.Context, /, cert_id: str, mode: str) -> None:
     """Set it for a certificate of the keystore, by its id or the beginning of it."""
-    _grant_known(here(ctx), "partner", cert_id, mode)
+    _grant_known(ctx, "partner", cert_id, mode)
 
 
 @partner.command("import-cert")
@@ -100,7 +100,7 @@ def partner_by_id(ctx: click.Context, /, cert_id: str, mode: str) -> None:
 @click.pass_context
 def partner_by_file(ctx: click.Context, /, file: Path, mode: str) -> None:
     """Add a certificate to the keystore, and set it for that."""
-    _grant_new(here(ctx), "partner", file, mode)
+    _grant_new(ctx, "partner", file, mode)
 
 
 def switch_outbound(directory: Path, *, enabled: bool) -> None:
@@ -111,15 +111,15 @@ def switch_outbound(directory: Path, *, enabled: bool) -> None:
         )
 
 
-def known_certificate(directory: Path, prefix: str, kind: str) -> str:
+def known_certificate(cert_dir: Path, prefix: str, kind: str) -> str:
     """Return the id of a certificate of the keystore that rules of this kind may name."""
-    found = load_keystore(cert_dir_of(directory)).get(prefix)
+    found = load_keystore(cert_dir).get(prefix)
     if found.kind != kind:
         raise UsageError(f"{prefix} is a certificate of {found.kind}; this rule takes {kind}")
     return found.id
 
 
-def import_certificates(directory: Path, file: Path, kind: str) -> Sequence[str]:
+def import_certificates(cert_dir: Path, file: Path, kind: str) -> Sequence[str]:
     """Add a file to the keystore; return the certificates that a rule about it means."""
     try:
         entries = read_entries(file)
@@ -127,20 +127,22 @@ def import_certificates(directory: Path, file: Path, kind: str) -> Sequence[str]
         raise UsageError(f"{file}: {error.message}") from error
     for found in {entry.kind for entry in entries} - {kind}:
         raise UsageError(f"{file} holds a certificate of {found}; this rule takes {kind}")
-    keystore.add(cert_dir_of(directory), file, time.time_ns())
+    keystore.add(cert_dir, file, time.time_ns())
     return leaf_ids(entries)
 
 
-def _grant_known(directory: Path, name: GrantName, prefix: str, mode: str) -> None:
+def _grant_known(ctx: click.Context, name: GrantName, prefix: str, mode: str) -> None:
+    directory = here(ctx)
     with changing(directory):
-        certificate = known_certificate(directory, prefix, KINDS[name])
+        certificate = known_certificate(certificates_of(ctx), prefix, KINDS[name])
         save_access(directory, _granted(load_access(directory), name, [certificate], mode))
 
 
-def _grant_new(directory: Path, name: GrantName, file: Path, mode: str) -> None:
+def _grant_new(ctx: click.Context, name: GrantName, file: Path, mode: str) -> None:
+    directory = here(ctx)
     with changing(directory):
         access = load_access(directory)
-        ids = import_certificates(directory, file, KINDS[name])
+        ids = import_certificates(certificates_of(ctx), file, KINDS[name])
         save_access(directory, _granted(access, name, ids, mode))
 
 

@@ -8,8 +8,9 @@ import click
 
 from shem.cli.main import Options
 from shem.kernel.config import setting
-from shem.provider.command import DATA_DIR, data_dir_of
+from shem.provider.command import CERT_DIR, DATA_DIR, data_dir_of
 from shem.provider.descriptor import Descriptor, load_descriptors
+from shem.provider.keystore import cert_dir_of
 
 Command = Callable[..., Any]
 
@@ -26,6 +27,11 @@ def wants_json(ctx: click.Context, as_json: bool) -> bool:
 def here(ctx: click.Context) -> Path:
     """Return the provider's data directory."""
     return data_dir_of(ctx.meta.get(DATA_DIR))
+
+
+def certificates_of(ctx: click.Context) -> Path:
+    """Return the directory of certificates."""
+    return cert_dir_of(here(ctx), ctx.meta.get(CERT_DIR))
 
 
 def runtimes(path: str | None) -> Sequence[Descriptor]:

@@ -13,7 +13,7 @@ from shem.cli.provider_outbound import (
     outbound,
     switch_outbound,
 )
-from shem.cli.provider_rows import here, json_option, wants_json
+from shem.cli.provider_rows import certificates_of, here, json_option, wants_json
 from shem.kernel.errors import NotFound, UsageError
 from shem.kernel.ids import parse_node_id
 from shem.provider.access import (
@@ -26,7 +26,7 @@ from shem.provider.access import (
     save_access,
 )
 from shem.provider.files import changing
-from shem.provider.keystore import GOLEM, cert_dir_of, load_keystore, short_ids
+from shem.provider.keystore import GOLEM, load_keystore, short_ids
 
 GRANT_TITLES = {"audited-payload": "AuditedPayload", "partner": "Partner"}
 LIST = click.argument("which", type=click.Choice([*LISTS]))
@@ -48,7 +48,7 @@ def list_rules(ctx: click.Context, /, as_json: bool) -> None:
     if wants_json(ctx, as_json):
         show_json(msgspec.to_builtins(found))
         return
-    subjects = {entry.id: entry.subject for entry in load_keystore(cert_dir_of(here(ctx))).entries}
+    subjects = {entry.id: entry.subject for entry in load_keystore(certificates_of(ctx)).entries}
     click.echo(f"Outbound: {_state(found.outbound.enabled)}")
     show_table(["rule", "mode", "certificate", "description"], _grant_rows(found, subjects))
     for name in LISTS:
@@ -72,7 +72,7 @@ def add(ctx: click.Context, /, which: ListName, kind: str, words: tuple[str, ...
     field = "identity" if kind == "identity" else "certified"
     with changing(directory):
         found = load_access(directory)
-        new = _ids(words) if kind == "identity" else _certificates(directory, words)
+        new = _ids(words) if kind == "identity" else _certificates(certificates_of(ctx), words)
         listed = found.of(which)
         known: list[str] = getattr(listed, field)
         after = [*known, *(one for one in new if one not in known)]
@@ -145,11 +145,11 @@ def _ids(words: Sequence[str]) -> list[str]:
     return [str(parse_node_id(word)) for word in words]
 
 
-def _certificates(directory: Path, words: Sequence[str]) -> Sequence[str]:
+def _certificates(cert_dir: Path, words: Sequence[str]) -> Sequence[str]:
     """Return the certificates that a command names, added to the keystore where it says so."""
     if len(words) == 2 and words[0] == "import-cert":
-        return import_certificates(directory, Path(words[1]), GOLEM)
-    return [known_certificate(directory, _one_id(words), GOLEM)]
+        return import_certificates(cert_dir, Path(words[1]), GOLEM)
+    return [known_certificate(cert_dir, _one_id(words), GOLEM)]
 
 
 def _one_id(words: Sequence[str]) -> str:

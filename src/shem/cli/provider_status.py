@@ -17,6 +17,7 @@ from shem.provider.agent import DATABASE_NAME
 from shem.provider.config import DEFAULT_SUBNET, load_globals
 from shem.provider.descriptor import Descriptor, working
 from shem.provider.hardware import load_profiles
+from shem.provider.keystore import load_keystore
 from shem.provider.ledger import resources_of
 from shem.provider.presets import load_presets
 from shem.provider.settings import new_presets
@@ -47,7 +48,9 @@ def status_of(directory: Path) -> dict[str, Any]:
     }
 
 
-def self_test_of(directory: Path, descriptors: Sequence[Descriptor]) -> dict[str, list[str]]:
+def self_test_of(
+    directory: Path, cert_dir: Path, descriptors: Sequence[Descriptor]
+) -> dict[str, list[str]]:
     """Return which runtimes work and which presets could be offered; UsageError for what is wrong.
 
     Nothing is written.
@@ -55,6 +58,7 @@ def self_test_of(directory: Path, descriptors: Sequence[Descriptor]) -> dict[str
     working_here = [found.name for found in asyncio.run(working(descriptors))]
     for load in (load_globals, load_access, load_whitelist, load_profiles):
         load(directory)
+    load_keystore(cert_dir)
     presets = load_presets(directory) or new_presets(descriptors)
     active = presets.offered
     return {

@@ -104,7 +104,9 @@ class Agent:
             await self._offers.withdraw()
 
     async def _work(self, records: Records, node_id: str, scope: TaskScope) -> None:
-        watch = SettingsWatch(self._data_dir, self._descriptors, self._machine)
+        watch = SettingsWatch(
+            self._data_dir, self._descriptors, self._machine, self._config.cert_dir
+        )
         settings = watch.load()
         session_id = await self._session_id(records, settings.globals.node_name)
         activities = Activities(

@@ -39,8 +39,6 @@ _SIGNATURE_SIZE: Final = 64
 class NotSound(PeerError):
     """A certificate or descriptor that proves nothing."""
 
-    code = "certificate"
-
 
 @dataclass(frozen=True, slots=True)
 class Permissions:

@@ -30,12 +30,15 @@ from shem.provider.config import (
     platform_of,
 )
 from shem.provider.durations import parse_duration, show_duration
+from shem.provider.keystore import cert_dir_of
 from shem.provider.policy import manifests_are_checked
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 ACCEPT_TIMEOUT_MIN_S: Final = 5.0
 DATA_DIR: Final = "provider.data_dir"
 """Where the group keeps its own --data-dir in the context."""
+CERT_DIR: Final = "provider.cert_dir"
+"""And its --cert-dir."""
 
 TERMS: Final = {
     "expiration_min_s": ("min-agreement-expiration", "What an agreement lives at least"),
@@ -148,6 +151,7 @@ def run(ctx: click.Context, /, **options: Any) -> None:
     Ends on SIGTERM; the ExeUnits go on and are taken up again at the next start.
     """
     options["data_dir"] = options["data_dir"] or ctx.meta.get(DATA_DIR)
+    options["cert_dir"] = ctx.meta.get(CERT_DIR)
     logs.configure()
     asyncio.run(_serve(load_config(options)))
 
@@ -182,9 +186,11 @@ def load_config(options: dict[str, Any]) -> ProviderConfig:
         _number(pick("rt_mem", "RT_MEM", "YA_RT_MEM"), "YA_RT_MEM"),
         _number(pick("rt_storage", "RT_STORAGE", "YA_RT_STORAGE"), "YA_RT_STORAGE"),
     )
+    data_dir = data_dir_of(options.get("data_dir"))
     return ProviderConfig(
         app_key=app_key,
-        data_dir=data_dir_of(options.get("data_dir")),
+        data_dir=data_dir,
+        cert_dir=cert_dir_of(data_dir, options.get("cert_dir")),
         api_url=pick("api_url", "API_URL", "YAGNA_API_URL") or DEFAULT_API_URL,
         gsb_url=setting("GSB_URL", "GSB_URL") or DEFAULT_GSB_URL,
         node_name=pick("node_name", "NODE_NAME", "NODE_NAME"),

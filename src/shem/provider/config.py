@@ -102,6 +102,8 @@ class ProviderConfig:
     clears_activities: bool = False
     clears_agreements: bool = False
     """Whether work directories go as soon as nobody needs them, not only when they are old."""
+    cert_dir: Path | None = None
+    """Where certificates are, unless in the data directory."""
     manifests_are_checked: bool = True
     """Whether what a manifest wants to reach has to be granted by a rule."""
 

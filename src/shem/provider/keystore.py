@@ -83,9 +83,9 @@ class Keystore:
         return found[0]
 
 
-def cert_dir_of(data_dir: Path) -> Path:
+def cert_dir_of(data_dir: Path, option: str | None = None) -> Path:
     """Return the directory of certificates."""
-    named = setting("PROVIDER_CERT_DIR", "PROVIDER_CERT_DIR")
+    named = option or setting("PROVIDER_CERT_DIR", "PROVIDER_CERT_DIR")
     return data_dir / DIRECTORY_NAME if named is None else Path(named).expanduser()
 
 

@@ -201,9 +201,9 @@ def _by_mode(negotiation: Negotiation, mode: Mode, outbound: Outbound) -> str | 
     """Apply the mode of a rule: say why it does not grant this."""
     if mode is Mode.NONE:
         return "rule is disabled"
-    permits = negotiation.limits.whitelist.permits
+    hosts = (wanted.host for wanted in outbound.destinations)
     if mode is Mode.ALL or (
-        not outbound.unrestricted and all(permits(wanted.host) for wanted in outbound.destinations)
+        not outbound.unrestricted and negotiation.limits.whitelist.permits(hosts)
     ):
         return None
     return "rule didn't match whitelist"

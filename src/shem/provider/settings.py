@@ -45,7 +45,9 @@ class Settings:
     keystore: Keystore
 
 
-def load_settings(data_dir: Path, descriptors: Sequence[Descriptor], machine: Machine) -> Settings:
+def load_settings(
+    data_dir: Path, descriptors: Sequence[Descriptor], machine: Machine, cert_dir: Path
+) -> Settings:
     """Read all files, and make those that a provider cannot be without."""
     with changing(data_dir):
         found = load_presets(data_dir)
@@ -60,7 +62,7 @@ def load_settings(data_dir: Path, descriptors: Sequence[Descriptor], machine: Ma
             save_access(data_dir, Access())
         if not (data_dir / whitelist.FILE_NAME).exists():
             save_whitelist(data_dir, Whitelist())
-    keystore = load_keystore(cert_dir_of(data_dir))
+    keystore = load_keystore(cert_dir)
     for reason in keystore.passed_over:
         log.info("certificate.passed_over", reason=reason)
     return Settings(
@@ -87,15 +89,22 @@ def new_presets(descriptors: Sequence[Descriptor]) -> Presets:
 class SettingsWatch:
     """Notices that a file has changed."""
 
-    def __init__(self, data_dir: Path, descriptors: Sequence[Descriptor], machine: Machine) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        descriptors: Sequence[Descriptor],
+        machine: Machine,
+        cert_dir: Path | None = None,
+    ) -> None:
         self._data_dir = data_dir
+        self._cert_dir = cert_dir or cert_dir_of(data_dir)
         self._descriptors = descriptors
         self._machine = machine
         self._seen: Fingerprint | None = None
 
     def load(self) -> Settings:
         """Read all files; UsageError when one cannot be used."""
-        settings = load_settings(self._data_dir, self._descriptors, self._machine)
+        settings = load_settings(self._data_dir, self._descriptors, self._machine, self._cert_dir)
         self._seen = self._look()
         return settings
 
@@ -117,7 +126,7 @@ class SettingsWatch:
         found = []
         paths = [self._data_dir / name for name in FILES]
         with suppress(UsageError):  # said when it is read
-            paths += files_of(cert_dir_of(self._data_dir))
+            paths += files_of(self._cert_dir)
         for path in paths:
             try:
                 status = path.stat()

@@ -5,8 +5,7 @@ letters, its blanks ignored; the file and the ids of patterns are those of other
 """
 
 import hashlib
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,15 +14,15 @@ import msgspec
 from shem.kernel.errors import NotFound, UsageError
 from shem.provider.files import read_file, write_file
 from shem.rest.destinations import HOST_CHARS_MAX
-from shem.rest.patterns import PROGRAM_MAX, Budget, Pattern
+from shem.rest.patterns import Budget, Pattern
 from shem.rest.scriptrules import Match
 
 FILE_NAME: Final = "domain_whitelist.json"
 PATTERNS_MAX: Final = 2_000
 REMEDY: Final = "correct it, or move it away and use `shem provider whitelist`"
 _ID_CHARS: Final = 8
-_STEPS_MAX: Final = (PROGRAM_MAX + 2) * (HOST_CHARS_MAX + 2)
-"""More than any search of a host name takes."""
+STEPS_MAX: Final = 500_000
+"""For all hosts of one manifest: what takes longer to compare is not on the list."""
 
 
 class DomainPattern(msgspec.Struct, frozen=True):
@@ -48,14 +47,25 @@ class Whitelist:
     def __init__(self, patterns: Sequence[DomainPattern] = ()) -> None:
         if len(patterns) > PATTERNS_MAX:
             raise UsageError(f"there are at most {PATTERNS_MAX} patterns")
-        for pattern in patterns:
-            require_pattern(pattern)
         self.patterns = tuple(patterns)
+        self._domains = frozenset(
+            _domain(found) for found in patterns if found.match is Match.STRICT
+        )
+        self._expressions = tuple(
+            _expression(found) for found in patterns if found.match is Match.REGEX
+        )
 
-    def permits(self, host: str) -> bool:
-        name = host.lower()[:HOST_CHARS_MAX]
-        return name in self._domains or any(
-            found.is_in(name, Budget(_STEPS_MAX)) for found in self._expressions
+    def permits(self, hosts: Iterable[str]) -> bool:
+        """Whether all hosts are on the list."""
+        budget = Budget(STEPS_MAX)
+        try:
+            return all(self._has(host.lower(), budget) for host in frozenset(hosts))
+        except UsageError:
+            return False
+
+    def _has(self, host: str, budget: Budget) -> bool:
+        return host in self._domains or any(
+            found.is_in(host, budget) for found in self._expressions
         )
 
     def added(self, patterns: Sequence[DomainPattern]) -> "Whitelist":
@@ -70,28 +80,20 @@ class Whitelist:
             raise NotFound(f"there is no pattern {missing!r}: see `shem provider whitelist list`")
         return Whitelist([pattern for pattern in self.patterns if pattern.id not in ids])
 
-    @cached_property
-    def _domains(self) -> frozenset[str]:
-        strict = (found for found in self.patterns if found.match is Match.STRICT)
-        return frozenset(found.domain.lower() for found in strict)
-
-    @cached_property
-    def _expressions(self) -> tuple[Pattern, ...]:
-        return tuple(_expression(found) for found in self.patterns if found.match is Match.REGEX)
-
 
 def _expression(pattern: DomainPattern) -> Pattern:
+    if not pattern.domain.strip():
+        raise UsageError("a pattern is empty")
     return Pattern(pattern.domain, ignore_case=True, verbose=True)
 
 
-def require_pattern(pattern: DomainPattern) -> None:
-    """Refuse a pattern that permits nothing, or not what its author thinks."""
+def _domain(pattern: DomainPattern) -> str:
+    """Return the domain; one that could never be met is not what its author thinks."""
     if not pattern.domain.strip():
         raise UsageError("a pattern is empty")
-    if pattern.match is Match.REGEX:
-        _expression(pattern)
-    elif len(pattern.domain) > HOST_CHARS_MAX or set(pattern.domain) & set("/:@ "):
+    if len(pattern.domain) > HOST_CHARS_MAX or set(pattern.domain) & set("/:@ "):
         raise UsageError(f"{pattern.domain[:200]!r} is not a domain, such as example.com")
+    return pattern.domain.lower()
 
 
 def load_whitelist(data_dir: Path) -> Whitelist:

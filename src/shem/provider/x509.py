@@ -24,7 +24,7 @@ from shem.kernel.times import NS_PER_S
 from shem.provider.certificates import CHAIN_MAX, NotSound, Validity
 
 CERTIFICATES_MAX: Final = 64
-"""In one file, or along with one manifest."""
+"""In one file."""
 TEXT_SIZE_MAX: Final = 256 << 10
 SUBJECT_NAMES: Final = {
     "CN": NameOID.COMMON_NAME,
@@ -116,6 +116,8 @@ def require_signed(
     if digest is None:
         raise NotSound(f"the signature algorithm {signed.algorithm[:40]!r} is not known here")
     came = read_certificates(_decoded(signed.certificates, "certificate"))
+    if len(came) > CHAIN_MAX:
+        raise NotSound(f"more than {CHAIN_MAX} certificates came along")
     signer = (leaves(came) or came)[-1]
     chain = tuple(_chain(signer, came, trusted, now_ns))
     _require_signature(signer, _decoded(signed.signature, "signature"), signed.text, digest)

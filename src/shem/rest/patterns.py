@@ -94,13 +94,14 @@ class Pattern:
         self._program: list[_Step] = []
         self._emit(_Parser(text, ignore_case=ignore_case, verbose=verbose).parse())
         self._program.append(_MATCH)
+        self._is_anchored = self._program[0] == _Assert("begin")
 
     def is_in(self, text: str, budget: Budget | None = None) -> bool:
         """Say whether any part of a text matches; UsageError when the budget does not reach."""
         budget = budget or Budget()
-        states: set[int] = set()
+        states: set[int] = {0}
         for at in range(len(text) + 1):
-            reached = self._closure({*states, 0}, text, at)
+            reached = self._closure(states, text, at)
             budget.spend(len(reached) + 1)
             if len(self._program) - 1 in reached:
                 return True
@@ -112,6 +113,10 @@ class Pattern:
                 for state in reached
                 if isinstance(step := self._program[state], _One) and step.accepts(char)
             }
+            if not self._is_anchored:
+                states.add(0)
+            elif not states:
+                break
         return False
 
     def _closure(self, states: set[int], text: str, at: int) -> set[int]:

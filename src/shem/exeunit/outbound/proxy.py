@@ -188,7 +188,8 @@ async def _addresses(asked: Asked) -> list[str]:
             for address in addresses:
                 require_public(address.partition("%")[0])
         except PrivateAddress as error:
-            raise Refusal(403, str(error)) from error
+            # not which address: the names of this network are nobody's business
+            raise Refusal(403, f"{asked.host} is not on the internet") from error
     return addresses
 
 
