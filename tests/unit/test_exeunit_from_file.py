@@ -84,10 +84,11 @@ async def test_interrupted_it_stops_what_runs_and_prints_what_is_done(tmp_path: 
     journal = tmp_path / "work" / "journal"
     await until(lambda: journal.exists() and journal.read_text().count('"result"') >= 4)
     process.send_signal(signal.SIGINT)
-    out, _ = await asyncio.wait_for(process.communicate(), 30)
+    out, said = await asyncio.wait_for(process.communicate(), 30)
 
     results = json.loads(out)
     assert process.returncode == 1
+    assert b"Error: Interrupted by signal: 2" in said
     assert [result["result"] for result in results] == ["Ok"] * 4 + ["Error"]
 
 

@@ -155,7 +155,7 @@ def from_file(
         raise NotSupported("--requestor-pub-key (SGX) is not supported")
     if image is not None and not image.is_file():
         raise UsageError(f"--image: there is no file {image}")
-    from shem.exeunit.from_file import FileRun, read_script, write_agreement
+    from shem.exeunit.from_file import FINISHED, FileRun, read_script, write_agreement
     from shem.exeunit.service import Setup
     from shem.kernel.world import new_hex_id
 
@@ -177,6 +177,8 @@ def from_file(
         image = None if image is None else image.absolute()
         outcome = asyncio.run(_run(lambda: FileRun(setup, script, world, image)))
     click.echo(json.dumps(outcome.results, indent=2, default=list))
+    if outcome.ended != FINISHED:
+        click.echo(f"Error: {outcome.ended}", err=True)
     if not outcome.ok:
         raise SystemExit(1)
 
