@@ -92,7 +92,7 @@ class FileRun(ExeUnit):
             scope.spawn(reports.tell_states(), "state reports")
             scope.spawn(reports.tell_usage(), "usage reports")
         scope.spawn(self._watch_usage(usage, engine), "usage checkpoints")
-        scope.spawn(self._watch_storage(usage), "storage")
+        scope.spawn(self._watch_storage(usage, engine), "storage")
         scope.spawn(self._watch_expiry(), "expiry")
         batch_id = new_hex_id(self._world.rng)
         await engine.exec(batch_id, self._script)

@@ -72,7 +72,7 @@ class Reports:
                 )
             except ShemError as error:
                 log.debug("usage.not_told", activity=self._activity_id, reason=error.message)
-            await self._world.clock.sleep(USAGE_PERIOD_S)
+            await self._world.clock.sleep(self._usage.pause_s(USAGE_PERIOD_S))
 
     async def tell_end(self, reason: str, message: str | None) -> bool:
         """Report the end with its reason; once."""

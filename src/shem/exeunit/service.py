@@ -38,6 +38,7 @@ JOURNAL_NAME: Final = "journal"
 SHUT_DOWN_TIMEOUT_S: Final = 3.5
 """Of the agent's five seconds before SIGKILL."""
 LAST_REPORT_TIMEOUT_S: Final = 1.0
+WATCH_PERIOD_S: Final = 1.0
 CHECKPOINT_PERIOD_S: Final = 30.0
 STORAGE_PERIOD_S: Final = 2.0
 STORAGE_PAUSE: Final = 50
@@ -119,7 +120,7 @@ class ExeUnit:
         scope.spawn(reports.tell_states(), "state reports")
         scope.spawn(reports.tell_usage(), "usage reports")
         scope.spawn(self._watch_usage(usage, engine), "usage checkpoints")
-        scope.spawn(self._watch_storage(usage), "storage")
+        scope.spawn(self._watch_storage(usage, engine), "storage")
         scope.spawn(self._watch_expiry(), "expiry")
         scope.spawn(self._end_by_terms(engine, usage, runtime, mover), "end by its terms")
         cause = await self._end
@@ -237,8 +238,8 @@ class ExeUnit:
         """Keep checkpoints of the usage, and end when a limit is exceeded."""
         elapsed_s = 0.0
         while True:
-            await self._world.clock.sleep(1.0)
-            elapsed_s += 1.0
+            await self._world.clock.sleep(usage.pause_s(WATCH_PERIOD_S))
+            elapsed_s += WATCH_PERIOD_S
             if (limit := usage.exceeded()) is not None:
                 self.end(limit)
             if elapsed_s >= CHECKPOINT_PERIOD_S:
@@ -248,14 +249,21 @@ class ExeUnit:
                 except ShemError as error:
                     log.warning("journal.write_failed", reason=error.message)
 
-    async def _watch_storage(self, usage: Usage) -> None:
+    async def _watch_storage(self, usage: Usage, engine: Engine) -> None:
+        """Look at the storage again and again while something may write there."""
         clock = self._world.clock
         while True:
-            started_s = clock.monotonic()
-            stored_gib = await asyncio.to_thread(measure_directory_gib, self._setup.work_dir)
-            self._stored_gib = usage.storage_gib = stored_gib
-            took_s = clock.monotonic() - started_s
-            await clock.sleep(max(STORAGE_PERIOD_S, STORAGE_PAUSE * took_s))
+            change = asyncio.ensure_future(engine.changed.wait())  # also one during the look
+            try:
+                started_s = clock.monotonic()
+                stored_gib = await asyncio.to_thread(measure_directory_gib, self._setup.work_dir)
+                self._stored_gib = usage.storage_gib = stored_gib
+                took_s = clock.monotonic() - started_s
+                await clock.sleep(max(usage.pause_s(STORAGE_PERIOD_S), STORAGE_PAUSE * took_s))
+                if engine.running() is None and not self._setup.runtime.is_plugin:
+                    await change
+            finally:
+                change.cancel()
 
     async def _watch_expiry(self) -> None:
         """End with the agreement, whether or not anyone is there to say so."""

@@ -55,6 +55,13 @@ class Usage:
     def __post_init__(self) -> None:
         self._started_s = self.monotonic()
 
+    def pause_s(self, period_s: float) -> float:
+        """Return how long it is to the next whole period since the start.
+
+        All that is done every second is done at the same moments: an idle process wakes once.
+        """
+        return period_s - (self.monotonic() - self._started_s) % period_s
+
     def values(self) -> dict[str, float]:
         """Return all counters by name."""
         if self.frozen is not None:
