@@ -282,6 +282,39 @@ async def test_a_new_engine_has_the_same_results_and_goes_on(place: Place) -> No
         assert "finished" in story[-1]  # type: ignore[operator]
 
 
+async def test_an_interrupted_batch_is_taken_up_when_there_is_room_to_note_its_end(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An ExeUnit that gave up here would be started again and again, until its agent does too."""
+    async with place.engine() as first:
+        await first.exec("b", script(("scene", ENDLESS), ("zoom", "1", "1"), setup=True))
+        while first.running() is None:
+            await first.changed.wait()
+        journal = (place.work_dir / "journal").read_bytes()
+    (place.work_dir / "journal").write_bytes(journal)
+    monkeypatch.setattr(engine_module, "JOURNAL_RETRY_S", 0.01)
+    disk = FailingDisk(monkeypatch)
+    disk.failures = 7  # the first is that of the directory
+
+    async with place.engine() as second:
+        assert disk.failures == 0
+        results = await second.results("b", timeout_s=0, command_index=None)
+        assert "interrupted" in str(results[-1]["message"])
+
+
+async def test_an_end_is_noted_when_there_is_room(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "JOURNAL_RETRY_S", 0.01)
+    disk = FailingDisk(monkeypatch)
+    async with place.engine() as engine:
+        disk.failures = 6
+
+        assert await engine.note_end(lambda: {"kind": "usage", "values": {}})
+
+        assert disk.failures == 0
+
+
 async def test_a_deployment_that_is_gone_is_deployed_again(place: Place) -> None:
     async with place.engine() as first:
         await first.exec("b", script(setup=True))

@@ -7,6 +7,7 @@ bus; `service` speaks for it.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
 from typing import Final, ParamSpec, TypeVar
 
 import structlog
@@ -62,13 +63,14 @@ class Engine:
         self.core.replay(records)
         for record in self.core.recover(self._world.clock.wall_ns()):
             log.warning("batch.interrupted", batch=record["batch"], index=record["index"])
-            await self._write(record)
+            await self._write_at_last(partial(dict, record))
         if self.core.state is State.READY and not self.core.end.begun:
             try:
                 await self._performer.resume()
             except (RuntimeFault, OSError) as error:
                 log.warning("runtime.resume_failed", reason=str(error))
-                await self._write({"kind": "state", "state": str(State.INITIALIZED)})
+                undeployed: Record = {"kind": "state", "state": str(State.INITIALIZED)}
+                await self._write_at_last(lambda: undeployed)
 
     async def exec(self, batch_id: str, script: Script) -> None:
         """Accept a batch durably and begin it; a repeat of an accepted one changes nothing."""
@@ -147,7 +149,12 @@ class Engine:
 
     async def note_end(self, decide: Callable[[], Record | None]) -> bool:
         """Take the end of the work one step further, if that is still so; False: it is not."""
-        return await self._to_the_end(self._note_end, decide)
+        while True:
+            try:
+                return await self._to_the_end(self._note_end, decide)
+            except StorageFault as fault:
+                log.warning("journal.write_failed", reason=fault.message)
+                await self._world.clock.sleep(JOURNAL_RETRY_S)
 
     async def _note_end(self, decide: Callable[[], Record | None]) -> bool:
         async with self._writing:
@@ -208,20 +215,13 @@ class Engine:
         return Outcome(ok=True)
 
     async def _finish(self, batch_id: str, index: int, outcome: Outcome) -> None:
-        """Make a result durable; while the disk refuses, nobody is told and nothing goes on."""
+        """Make a result durable, and only then go on."""
         passing("exeunit.command_done")
-        while True:
-            try:
-                async with self._writing:
-                    now_ns = self._world.clock.wall_ns()
-                    await self._write(self.core.finish(batch_id, index, outcome, now_ns))
-            except StorageFault as fault:
-                log.warning("journal.write_failed", batch=batch_id, reason=fault.message)
-                await self._world.clock.sleep(JOURNAL_RETRY_S)
-            else:
-                log.info("command.finished", batch=batch_id, index=index, ok=outcome.ok)
-                passing("exeunit.result_durable")
-                return
+        await self._write_at_last(
+            lambda: self.core.finish(batch_id, index, outcome, self._world.clock.wall_ns())
+        )
+        log.info("command.finished", batch=batch_id, index=index, ok=outcome.ok)
+        passing("exeunit.result_durable")
 
     async def _to_the_end(
         self, work: Callable[P, Coroutine[object, object, T]], *args: P.args, **options: P.kwargs
@@ -241,6 +241,18 @@ class Engine:
 
         self._scope.spawn(body(), "journal write")
         return await done
+
+    async def _write_at_last(self, make: Callable[[], Record]) -> None:
+        """Make a record durable; while the disk refuses, nobody is told and nothing goes on."""
+        while True:
+            try:
+                async with self._writing:
+                    await self._write(make())
+            except StorageFault as fault:
+                log.warning("journal.write_failed", reason=fault.message)
+                await self._world.clock.sleep(JOURNAL_RETRY_S)
+            else:
+                return
 
     async def _write(self, record: Record) -> None:
         await asyncio.to_thread(self._journal.append, record)
