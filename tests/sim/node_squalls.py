@@ -19,7 +19,7 @@ FULL_MAX_S = 30.0
 JUMP_NS = 3_600 * 10**9
 JUMP_MAX_S = 40.0
 AWAY_MAX_S = 3.0
-KINDS = ("roam", "full")
+KINDS = ("roam", "full", "jump")
 
 
 class Squalls:

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from shem.kernel.errors import Conflict, Gone, NotFound, PeerError, UsageError
+from shem.kernel.world import SystemClock, World
 from shem.market.ids import Role
 from shem.market.messages import DISCOVERY
+from shem.market.subscriptions import TTL_NS
 from shem.net.memory import MemoryFabric
 from tests.sim.market_pair import (
     OFFER_CONSTRAINTS,
@@ -23,6 +25,15 @@ from tests.sim.market_pair import (
 )
 
 Pair = tuple[Side, Side]
+
+
+class JumpingClock(SystemClock):
+    """A clock that may be ahead."""
+
+    ahead_ns = 0
+
+    def wall_ns(self) -> int:
+        return super().wall_ns() + self.ahead_ns
 
 
 @pytest.fixture
@@ -119,6 +130,23 @@ async def test_withdrawn_offer_is_forgotten_by_others(pair: Pair) -> None:
         await requestor.counter(Role.REQUESTOR, demand, event["proposal"]["proposalId"])
     with pytest.raises(Gone, match="already unsubscribed"):
         await provider.market.unsubscribe(provider.who, "offer", offer)
+
+
+async def test_an_expired_offer_that_is_withdrawn_is_not_revived_by_a_clock_that_is_set_back(
+    tmp_path: Path,
+) -> None:
+    clock = JumpingClock()
+    world = World(clock=clock)
+    async with running(MemoryFabric(), tmp_path, PROVIDER_SECRET, world) as provider:
+        offer = await provider.publish()
+        clock.ahead_ns = 2 * TTL_NS
+        with pytest.raises(Gone, match="expired"):
+            await provider.market.unsubscribe(provider.who, "offer", offer)
+
+        clock.ahead_ns = 0
+
+        with pytest.raises(Gone, match="already unsubscribed"):
+            await provider.market.unsubscribe(provider.who, "offer", offer)
 
 
 async def test_an_offer_is_given_to_others_but_not_to_its_own_node(pair: Pair) -> None:

@@ -15,7 +15,8 @@ import pytest
 
 from shem.kernel.ids import NodeId
 from shem.kernel.tasks import TaskScope
-from shem.kernel.world import World
+from shem.kernel.times import NS_PER_S, to_rfc3339
+from shem.kernel.world import Clock, SystemClock, World
 from shem.provider import negotiator as negotiator_module
 from shem.provider.activities import Activities
 from shem.provider.agreements import Agreements
@@ -35,6 +36,7 @@ from tests.scripted_node import APP_KEY, LOST, Answer, Call, ScriptedNode, ok, s
 EVENTS = f"{MARKET}/offers/sub/events"
 COUNTER = f"{MARKET}/offers/sub/proposals/*"
 SLOW_S = 0.1
+SYSTEM_CLOCK = SystemClock()
 PLATFORM = "erc20-hoodi-tglm"
 LIMITS = Limits(platforms=(PLATFORM,))
 AMPLE = Resources(64, 64.0, 64.0)
@@ -56,10 +58,21 @@ async def node() -> AsyncIterator[ScriptedNode]:
         yield scripted
 
 
+class WrongClock(SystemClock):
+    """A clock that is `ahead_ns` ahead."""
+
+    ahead_ns = 3_600 * NS_PER_S
+
+    def wall_ns(self) -> int:
+        return super().wall_ns() + self.ahead_ns
+
+
 @asynccontextmanager
-async def negotiating(node: ScriptedNode, path: Path) -> AsyncIterator[None]:
+async def negotiating(
+    node: ScriptedNode, path: Path, clock: Clock = SYSTEM_CLOCK
+) -> AsyncIterator[None]:
     """Run a negotiator on a store whose commits take their time."""
-    world = World()
+    world = World(clock=clock)
     store = SqliteStore(path, world, committer=InlineCommitter(lambda: SLOW_S), migrations="agent")
     await store.open()
     records = Records(store, world, NodeId(PROVIDER))
@@ -86,7 +99,7 @@ async def negotiating(node: ScriptedNode, path: Path) -> AsyncIterator[None]:
         )
         negotiator = Negotiator(
             name="wasmtime",
-            offer=OfferText(TERMS, "()"),
+            offer=OfferText(TERMS, ("(golem.x=1)",)),
             limits=lambda: LIMITS,
             agreements=agreements,
             records=records,
@@ -193,3 +206,60 @@ async def test_what_the_requestor_refuses_is_not_said_again(
         await polls(node, 2)
 
     assert node.count("POST", COUNTER) == 1
+
+
+async def withdrawals(node: ScriptedNode, count: int) -> None:
+    async with asyncio.timeout(10):
+        while node.count("DELETE", f"{MARKET}/offers/sub") < count:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.01)
+
+
+async def test_an_offer_of_a_clock_that_was_ahead_is_published_anew_when_that_is_set_right(
+    node: ScriptedNode, tmp_path: Path
+) -> None:
+    """It asks for Demands that live until then, and nobody has one."""
+    clock = WrongClock()
+    node.answer("GET", EVENTS, Answer(408, {"message": "Timeout"}))
+    node.answer("DELETE", f"{MARKET}/offers/*", Answer(204))
+
+    async with negotiating(node, tmp_path / "agent.db", clock):
+        await polls(node, 1)
+        clock.ahead_ns = 0
+        await withdrawals(node, 1)
+        await polls(node, node.count("GET", EVENTS) + 1)
+
+    wrong, right = (call.body["constraints"] for call in node.made("POST", f"{MARKET}/offers"))
+    asked = [int(text.split("expiration>")[1].split(")")[0]) for text in (wrong, right)]
+    assert 3_590_000 < asked[0] - asked[1] < 3_610_000
+
+
+@pytest.mark.parametrize(("ahead_s", "kept"), [(0, True), (3_600, False)])
+async def test_an_earlier_agents_offer_is_kept_unless_its_clock_was_ahead(
+    node: ScriptedNode, tmp_path: Path, ahead_s: int, kept: bool
+) -> None:
+    node.answer("GET", EVENTS, Answer(408, {"message": "Timeout"}))
+    node.answer("DELETE", f"{MARKET}/offers/*", Answer(204))
+    async with negotiating(node, tmp_path / "agent.db"):
+        await polls(node, 1)
+
+    row = {"properties": TERMS, "constraints": "()", "offerId": "sub", "providerId": PROVIDER}
+    published_ns = SYSTEM_CLOCK.wall_ns() + ahead_s * NS_PER_S
+    node.answer("GET", f"{MARKET}/offers", ok([{**row, "timestamp": to_rfc3339(published_ns)}]))
+    async with negotiating(node, tmp_path / "agent.db"):
+        await polls(node, node.count("GET", EVENTS) + 1)
+
+    assert node.count("POST", f"{MARKET}/offers") == (1 if kept else 2)
+    assert node.count("DELETE", f"{MARKET}/offers/sub") == (0 if kept else 1)
+
+
+async def test_an_offer_that_is_gone_is_withdrawn_too_so_that_no_clock_revives_it(
+    node: ScriptedNode, tmp_path: Path
+) -> None:
+    node.answer("GET", EVENTS, Answer(410, {"message": "expired"}), Answer(408, {"message": ""}))
+    node.answer("DELETE", f"{MARKET}/offers/*", Answer(410, {"message": "expired"}))
+
+    async with negotiating(node, tmp_path / "agent.db"):
+        await polls(node, 2)
+
+    assert node.count("DELETE", f"{MARKET}/offers/sub") == 1
+    assert node.count("POST", f"{MARKET}/offers") == 2

@@ -47,7 +47,6 @@ def offer(
         template=OFFER_TEMPLATE if template is None else template,
         account=ACCOUNT,
         is_public=False,
-        now_ns=NOW,
     )
 
 
@@ -101,15 +100,15 @@ def test_a_preset_that_prices_nothing_its_runtime_measures_makes_no_offer() -> N
 
 
 def test_constraints_ask_for_our_subnet_and_a_future() -> None:
-    assert offer().constraints == (
-        "(&\n  (golem.srv.comp.expiration>1795465792123)\n  (golem.node.debug.subnet=public)\n)"
+    assert offer().constraints(NOW) == (
+        "(&\n  (golem.node.debug.subnet=public)\n  (golem.srv.comp.expiration>1795465792123)\n)"
     )
 
 
 def test_constraints_of_the_template_are_kept() -> None:
     template = {**OFFER_TEMPLATE, "constraints": "(golem.x=1)"}
 
-    assert offer(template).constraints.startswith("(&\n  (golem.x=1)\n")
+    assert offer(template).constraints(NOW).startswith("(&\n  (golem.x=1)\n")
 
 
 def test_without_a_name_the_offer_has_none() -> None:

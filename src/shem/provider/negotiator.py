@@ -4,7 +4,8 @@ The rules decide; this loop only asks and answers. A poll acknowledges the event
 so all of them are answered, or written down, first: what dies with the agent is told again. Only an
 answer that does not succeed is not waited for, since other requestors wait too. An offer survives
 restarts of agent and node: the same text is not published twice, and one that the node no longer
-knows is published again.
+knows is published again; so is one that a clock ahead of its time has published, as soon as that is
+set right.
 """
 
 import asyncio
@@ -15,7 +16,9 @@ from typing import Final
 
 import structlog
 
+from shem.kernel import times
 from shem.kernel.errors import ShemError
+from shem.kernel.times import NS_PER_S
 from shem.kernel.world import World
 from shem.provider.agreements import Agreements
 from shem.provider.ledger import resources_of
@@ -34,6 +37,8 @@ HOLD_S: Final = 3.0
 """How long an answer that does not succeed holds the next poll."""
 ANSWER_WITHIN_S: Final = 30.0
 WITHDRAW_TIMEOUT_S: Final = 2.0
+AHEAD_MAX_NS: Final = 60 * NS_PER_S
+"""An offer that was published so long after now was published by a wrong clock."""
 UNFINISHED: Final = "Negotiations aren't finished."
 OFFER_SETTING: Final = "offer:"
 """Prefix of the setting that keeps an offer's subscription and the digest of its text."""
@@ -64,6 +69,7 @@ class Negotiator:
         self._client = client
         self._world = world
         self._subscription: str | None = None
+        self._published_ns = 0
         self._withdrawn = False
 
     async def run(self) -> None:
@@ -75,6 +81,8 @@ class Negotiator:
         back_off = BackOff(self._world)
         self._subscription = await self._published_before()
         while not self._withdrawn:
+            if self._is_ahead(self._published_ns):
+                await self._take_back()
             try:
                 if self._subscription is None:
                     self._subscription = await self._publish()
@@ -84,6 +92,7 @@ class Negotiator:
             except (ApiError, Disconnected) as error:
                 if isinstance(error, ApiError) and error.status in _GONE:
                     log.info("offer.gone", offer=self._name, reason=str(error))
+                    await self._take_back()  # a clock that is set back may make it valid again
                     self._subscription = None
                 elif not (isinstance(error, ApiError) and error.status == 408):
                     log.info("offer.not_polled", offer=self._name, reason=str(error))
@@ -130,26 +139,28 @@ class Negotiator:
         kept = await self._records.setting(self._setting)
         if kept is None:
             return None
-        subscription, digest = json.loads(kept)
+        self._subscription, digest = json.loads(kept)
         mine = await until_answered("own offers", self._client.market.offers.mine, self._world)
-        if subscription not in {offer.offer_id for offer in mine}:
-            return None
-        if digest != self._digest():
-            try:
-                await self._client.market.offers.withdraw(subscription)
-            except ShemError as error:
-                log.info("offer.not_withdrawn", offer=self._name, reason=str(error))
-            return None
-        log.info("offer.kept", offer=self._name, subscription=subscription)
-        return str(subscription)
+        for offer in mine:
+            if offer.offer_id == self._subscription and digest == self._digest():
+                self._published_ns = times.parse(offer.timestamp)
+                if not self._is_ahead(self._published_ns):
+                    log.info("offer.kept", offer=self._name, subscription=self._subscription)
+                    return self._subscription
+        await self._take_back()
+        return None
 
     async def _publish(self) -> str:
+        self._published_ns = self._world.clock.wall_ns()
         subscription = await self._client.market.offers.publish(
-            self._offer.properties, self._offer.constraints
+            self._offer.properties, self._offer.constraints(self._published_ns)
         )
         await self._records.set(self._setting, json.dumps([subscription, self._digest()]))
         log.info("offer.published", offer=self._name, subscription=subscription)
         return subscription
+
+    def _is_ahead(self, published_ns: int) -> bool:
+        return published_ns > self._world.clock.wall_ns() + AHEAD_MAX_NS
 
     async def _answer(self, subscription: str, event: NegotiationEvent) -> None:
         try:
@@ -176,7 +187,8 @@ class Negotiator:
                 within_s=ANSWER_WITHIN_S,
             )
             return
-        properties, constraints = verdict.properties, self._offer.constraints
+        properties = verdict.properties
+        constraints = self._offer.constraints(self._world.clock.wall_ns())
         log.info("proposal.countered", peer=proposal.issuer_id)
         await until_answered(
             "counter",

@@ -31,7 +31,12 @@ class OfferText:
     """What is published."""
 
     properties: dict[str, Any]
-    constraints: str
+    clauses: tuple[str, ...]
+
+    def constraints(self, now_ns: int) -> str:
+        """Return what a Demand must fulfil: also that it has not expired now."""
+        future = f"(golem.srv.comp.expiration>{now_ns // _NS_PER_MS})"
+        return "(&\n  " + "\n  ".join((*self.clauses, future)) + "\n)"
 
 
 def build_offer(
@@ -45,7 +50,6 @@ def build_offer(
     template: Mapping[str, Any],
     account: str,
     is_public: bool,
-    now_ns: int,
 ) -> OfferText:
     """Return the offer of one preset: one agreement's share of this machine, and its price."""
     own: dict[str, Any] = dict(template["properties"])
@@ -65,7 +69,7 @@ def build_offer(
     }
     if who.node_name is not None:
         properties["golem.node.id.name"] = who.node_name
-    return OfferText(properties, _constraints(subnet, template.get("constraints"), now_ns))
+    return OfferText(properties, _clauses(subnet, template.get("constraints")))
 
 
 def measured(descriptor: Descriptor, template: Mapping[str, Any]) -> tuple[str, ...]:
@@ -131,11 +135,8 @@ def _terms(terms: Terms, *, can_finish: bool) -> dict[str, Any]:
     }
 
 
-def _constraints(subnet: str, of_template: object, now_ns: int) -> str:
-    clauses = [
-        f"(golem.srv.comp.expiration>{now_ns // _NS_PER_MS})",
-        f"(golem.node.debug.subnet={subnet})",
-    ]
+def _clauses(subnet: str, of_template: object) -> tuple[str, ...]:
+    ours = f"(golem.node.debug.subnet={subnet})"
     if isinstance(of_template, str) and of_template.strip():
-        clauses.insert(0, of_template.strip())
-    return "(&\n  " + "\n  ".join(clauses) + "\n)"
+        return of_template.strip(), ours
+    return (ours,)

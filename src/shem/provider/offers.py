@@ -126,7 +126,6 @@ class Offers:
                     template=await self._template(preset.exeunit_name),
                     account=(who.address or self._node_id).lower(),
                     is_public=status.public_ip is not None,
-                    now_ns=self._world.clock.wall_ns(),
                 )
             except UsageError as error:
                 log.warning("preset.not_offered", preset=preset.name, reason=error.message)
@@ -173,7 +172,7 @@ class Offers:
         for setting, kept in (await self._records.settings(OFFER_SETTING)).items():
             if setting.removeprefix(OFFER_SETTING) not in self._wanted:
                 negotiator = self._negotiator(
-                    setting.removeprefix(OFFER_SETTING), OfferText({}, "")
+                    setting.removeprefix(OFFER_SETTING), OfferText({}, ())
                 )
                 await negotiator.withdraw_earlier(kept)
 
