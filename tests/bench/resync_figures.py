@@ -85,6 +85,7 @@ class Provider:
 
     results: bytes
     order: list[int]
+    commands: int
     state: bytes = field(
         default_factory=lambda: dumps_reply_ok({"state": ["Ready", None], "reason": "seen"})
     )
@@ -93,8 +94,16 @@ class Provider:
     )
 
     async def exe_unit(self, call: Call) -> bytes:
-        self.order.append(int(call.address.split("/")[3], 16))
+        _, _, _, activity_id, message = call.address.split("/")
+        if message == "ListBatches":
+            return dumps_reply_ok({"batches": [self._batch(activity_id)], "total": 1})
+        self.order.append(int(activity_id, 16))
         return self.results
+
+    def _batch(self, activity_id: str) -> dict[str, object]:
+        script = [{"run": {"entry_point": "x", "args": []}}] * self.commands
+        known = {"batchId": activity_id, "script": script, "acceptedNs": 1}
+        return known | {"results": self.commands}
 
     async def states(self, _call: Call) -> bytes:
         return self.state
@@ -161,7 +170,7 @@ async def providers(
     order: list[int] = []
     reply = dumps_reply_ok([a_result(index, commands - 1) for index in range(commands)])
     for node_id in PROVIDERS:
-        provider, bus = Provider(reply, order), Bus()
+        provider, bus = Provider(reply, order, commands), Bus()
         net = fabric.node(node_id)
         remote = RemoteBus(bus, net, (node_id,), rng=world.rng)
         Features(bus, net, FEATURES, clock=world.clock)
@@ -207,7 +216,22 @@ async def until_known(store: Store) -> None:
         await asyncio.sleep(0.05)
 
 
-async def measure(directory: Path, activities: int, results: int) -> None:
+@dataclass(frozen=True)
+class Figures:
+    """What was measured."""
+
+    results: int
+    seconds: float
+    cpu_s: float
+    stalls: list[float]
+    taken: list[float]
+    waiting_bytes: int
+    working_bytes: int
+    late: int
+
+
+async def measure(directory: Path, activities: int, results: int) -> Figures:
+    """Catch up with so many results of so many activities."""
     world, fabric = World(), MemoryFabric()
     commands = results // activities
     async with AsyncExitStack() as stack:
@@ -258,18 +282,32 @@ async def measure(directory: Path, activities: int, results: int) -> None:
         lateness([number for number in order if provider_of(number) == node_id])
         for node_id in PROVIDERS
     )
-    mib = 1 << 20
-    show("activities, missed results", f"{activities:,}, {activities * commands:,}")
-    show("consistent after the link was mended", f"{seconds:.1f} s ({cpu_s:.1f} s of CPU)")
-    show("results a second", f"{activities * commands / seconds:,.0f}")
-    show("longest stall of the event loop", f"{max(stalls) * 1e3:.0f} ms")
+    return Figures(
+        activities * commands,
+        seconds,
+        cpu_s,
+        stalls,
+        taken,
+        waiting - before,
+        peak - waiting,
+        late,
+    )
+
+
+def tell(found: Figures, activities: int) -> None:
+    seconds, taken = found.seconds, found.taken
+    show("activities, missed results", f"{activities:,}, {found.results:,}")
+    show("consistent after the link was mended", f"{seconds:.1f} s ({found.cpu_s:.1f} s of CPU)")
+    show("results a second", f"{found.results / seconds:,.0f}")
+    show("longest stall of the event loop", f"{max(found.stalls) * 1e3:.0f} ms")
     show(
         "an interactive poll of results and state meanwhile",
         f"median {statistics.median(taken) * 1e3:.0f} ms, longest {max(taken) * 1e3:.0f} ms",
     )
-    waits, works = (waiting - before) / mib, (peak - waiting) / mib
-    show("memory while away, and more while catching up", f"{waits:.0f} MiB, {works:.0f} MiB")
-    show("oldest first: a provider is asked for a batch", f"at most {late} places after its turn")
+    waits, works = (size >> 20 for size in (found.waiting_bytes, found.working_bytes))
+    show("memory while away, and more while catching up", f"{waits} MiB, {works} MiB")
+    late = f"at most {found.late} places after its turn"
+    show("oldest first: a provider is asked for a batch", late)
 
 
 def lateness(order: list[int]) -> int:
@@ -287,7 +325,7 @@ def main() -> None:
     activities = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000
     results = int(sys.argv[2]) if len(sys.argv) > 2 else 100_000
     with tempfile.TemporaryDirectory() as directory:
-        asyncio.run(measure(Path(directory), activities, results))
+        tell(asyncio.run(measure(Path(directory), activities, results)), activities)
 
 
 if __name__ == "__main__":
