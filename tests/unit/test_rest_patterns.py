@@ -88,6 +88,9 @@ def test_what_is_found_in_domains(pattern: str, text: str, found: bool) -> None:
         *("[[:alpha:]]", "[a&&b]", "(?P<a", "(" * 40 + ")" * 40, "a" * 4_097),
         "((((a{100}){100}){100}){100})",
         "(" + "a{1000}" * 10 + ")",
+        "(((){1000}){1000}){1000}",
+        "((|){1000}){1000}",
+        "(((){0,1000}){0,1000}){0,1000}",
     ],
 )
 def test_what_cannot_be_searched_in_linear_time_or_means_nothing_is_refused(pattern: str) -> None:

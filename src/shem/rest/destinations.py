@@ -60,9 +60,13 @@ def parse_destination(text: str) -> Destination:
 def parse_host(text: str) -> str:
     """Return the normal form of a name or address; UsageError when it is neither."""
     try:
-        return str(ipaddress.ip_address(text))
+        address = str(ipaddress.ip_address(text))
     except ValueError:
         pass
+    else:
+        if "%" in address:
+            raise UsageError(f"{text[:200]!r} is on a link, and not on the internet")
+        return address
     try:
         name = (text if text.isascii() else text.encode("idna").decode()).lower()
     except UnicodeError as error:

@@ -16,6 +16,8 @@ from shem.kernel.errors import UsageError
 PATTERN_CHARS_MAX: Final = 4_096
 PROGRAM_MAX: Final = 5_000
 """Instructions of one expression; repetitions are written out."""
+EMITTED_PER_STEP: Final = 4
+"""Parts that may be looked at for each instruction."""
 REPEAT_MAX: Final = 1_000
 DEPTH_MAX: Final = 32
 STEPS_MAX: Final = 1_000_000
@@ -90,11 +92,15 @@ class Pattern:
     def __init__(self, text: str, *, ignore_case: bool = False, verbose: bool = False) -> None:
         if len(text) > PATTERN_CHARS_MAX:
             raise UsageError(f"a regular expression has at most {PATTERN_CHARS_MAX} characters")
-        self.text = text
+        self._emitted = 0
         self._program: list[_Step] = []
         self._emit(_Parser(text, ignore_case=ignore_case, verbose=verbose).parse())
         self._program.append(_MATCH)
         self._is_anchored = self._program[0] == _Assert("begin")
+
+    @property
+    def size(self) -> int:
+        return len(self._program)
 
     def is_in(self, text: str, budget: Budget | None = None) -> bool:
         """Say whether any part of a text matches; UsageError when the budget does not reach."""
@@ -137,7 +143,8 @@ class Pattern:
 
     def _emit(self, node: _Node) -> None:
         program = self._program
-        if len(program) >= PROGRAM_MAX:
+        self._emitted += 1  # what is empty costs time, too
+        if max(len(program), self._emitted // EMITTED_PER_STEP) >= PROGRAM_MAX:
             raise UsageError("a regular expression that is too large")
         match node:
             case _One() | _Assert():

@@ -18,6 +18,8 @@ from shem.rest.patterns import Budget, Pattern
 RULES_MAX: Final = 1_000
 LINE_CHARS_MAX: Final = 64 << 10
 """A longer command matches no regular expression."""
+PROGRAMS_MAX: Final = 50_000
+"""Instructions of all expressions of one manifest."""
 RUN: Final = "run"
 TRANSFER: Final = "transfer"
 
@@ -71,8 +73,13 @@ def parse_rules(body: Mapping[str, Any]) -> ScriptRules:
         raise UsageError(f"script.commands is not a list of at most {RULES_MAX}")
     usual = _match(body.get("match", Match.STRICT))
     rules: list[_Rule] = []
+    size = 0
     for command in commands:
-        rules += _rules(command, usual)
+        new = _rules(command, usual)
+        size += sum(rule.pattern.size for rule in new if rule.pattern is not None)
+        if size > PROGRAMS_MAX:
+            raise UsageError("the regular expressions of script.commands are too large")
+        rules += new
     return ScriptRules(tuple(rules))
 
 
