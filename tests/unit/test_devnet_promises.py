@@ -7,7 +7,7 @@ import pytest
 
 from shem.devnet import counter, image, namespace
 from shem.devnet.counter import Kind
-from shem.devnet.demo import Demo
+from shem.devnet.demo import Demo, in_time
 from shem.devnet.promises import Check
 from shem.devnet.served import PAUSE_MAX_S, Served
 from shem.devnet.telling import Terminal
@@ -89,6 +89,17 @@ def test_a_demo_that_was_not_told_to_its_end_kept_nothing():
     checks = [Check("first", "seen", True)]
 
     assert not Demo(Path(), Terminal(), keep=False, checks=checks).kept
+
+
+@pytest.mark.parametrize(
+    ("seconds", "load", "kept"),
+    [(40.0, 0.5, True), (40.0, 9.0, True), (70.0, 0.9, False), (70.0, 4.0, None)],
+)
+def test_a_busy_machine_excuses_slowness_and_nothing_else_does(seconds, load, kept):
+    check = in_time(seconds, load)
+
+    assert check.kept is kept
+    assert f"{seconds:.1f} s" in check.seen
 
 
 def test_without_root_there_are_no_hosts(monkeypatch):

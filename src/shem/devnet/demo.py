@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import psutil
 
 from shem.devnet import namespace
 from shem.devnet.compose import Devnet, default_directory
@@ -29,8 +30,10 @@ from shem.devnet.telling import Terminal
 from shem.kernel.errors import ShemError
 from shem.kernel.world import World
 
-DURATION_MAX_S: Final = 120.0
-"""What the demo may take on a busy machine; on an idle one it takes a third of it."""
+DURATION_MAX_S: Final = 60.0
+"""What the demo may take after set-up."""
+BUSY_MIN: Final = 1.0
+"""From this load for each processor on, the duration says nothing of us."""
 WATCH_S: Final = 1.0
 """How often a devnet that is up looks whether all its processes live."""
 
@@ -96,8 +99,7 @@ class Demo:
         await story.end()
 
     def _finish(self, seconds: float) -> None:
-        limit = f"the demo takes less than {DURATION_MAX_S:g} s"
-        self.checks.append(Check(limit, f"{seconds:.1f} s", seconds < DURATION_MAX_S, THE_END))
+        self.checks.append(in_time(seconds, psutil.getloadavg()[0] / (psutil.cpu_count() or 1)))
         self.complete = True
         self.terminal.table(self.checks)
 
@@ -108,6 +110,15 @@ class Demo:
         nothing = left == hosts == net.killed_at_end == 0
         promised = "no process and no host is left behind"
         self.checks.append(Check(promised, seen, nothing, THE_END))
+
+
+def in_time(seconds: float, load: float) -> Check:
+    """Return what is to be said of the duration; `load` is that of each processor."""
+    promised = f"the demo takes less than {DURATION_MAX_S:g} s"
+    if seconds < DURATION_MAX_S or load <= BUSY_MIN:
+        return Check(promised, f"{seconds:.1f} s", seconds < DURATION_MAX_S, THE_END)
+    seen = f"not shown here: {seconds:.1f} s on a busy machine ({load:.1f} waiting per processor)"
+    return Check(promised, seen, None, THE_END)
 
 
 @contextlib.contextmanager

@@ -16,11 +16,11 @@ from shem.devnet.running import Event, Running
 from shem.devnet.story import Story, results_after
 
 CUT_MIN_S: Final = 8.0
-SETTLE_S: Final = 0.5
+SETTLE_S: Final = 1.0
 """What was on its way at the cut has arrived by then."""
 RESULTS_BEFORE_CUT: Final = 3
 RESULTS_BEFORE_MOVE: Final = 2
-FRAMES_BEFORE_LOSS: Final = 2
+FRAMES_BEFORE_LOSS: Final = 1
 RETURN_MAX_S: Final = 15.0
 """From the network's return to the next result; a keep-alive would notice later than that."""
 CUT, MOVE, LOSS = "1.3 the network is gone", "1.4 another address", "1.4 a new machine"

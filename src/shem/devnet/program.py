@@ -33,7 +33,7 @@ SCENE: Final = """\
 centre -0.743643887037151 0.131825904205330
 width 0.02 0.0125
 size 480 360
-iterations 1000
+iterations 1500
 """
 FIRST_TAG: Final = "first"
 APP: Final = "demo"

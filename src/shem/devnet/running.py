@@ -71,6 +71,8 @@ class Running:
         return [e for e in self.events if e["event"] == name][-1]
 
     def results(self, batch_id: str) -> list[Event]:
+        """Return the results of a batch that it has told until now."""
+        self._read()
         return [e for e in self.events if e["event"] == "result" and e["batch"] == batch_id]
 
     async def kill(self) -> None:
