@@ -118,3 +118,23 @@ async def test_the_way_out_is_there_again_after_the_exeunit_was_killed(short_dir
                 assert await out(daemon, batch, fetch) == "hello\n"
                 process.kill()
                 await process.wait()
+
+
+async def test_a_flood_of_connections_meets_a_limit_and_harms_nobody(short_dir: Path) -> None:
+    async with web_server() as (port, _):
+        place = f"http://localhost:{port}"
+        async with site(short_dir, reaching(place)) as found, found.daemon() as daemon:
+            process = await found.start("--runtime", "container", SHEM_PRIVATE_TRANSFERS="yes")
+            await daemon.unit_is_bound()
+            await daemon.run("setup", {"deploy": {}}, {"start": {"args": []}})
+            hold = "(sleep 60; echo) | nc $(echo ${https_proxy#http://} | tr : ' ') &"
+            flood = f"for i in $(seq 1 80); do {hold} done; sleep 2"
+            fetch = f"unset no_proxy NO_PROXY; wget -q -O - {place}/ 2>&1 || true"
+
+            assert "503" in await out(daemon, "flood", f"{flood}; {fetch}")
+
+            assert process.returncode is None
+            [ended] = await daemon.run("end", {"terminate": {}})
+            assert ended["result"] == "Ok"
+            await daemon.run("again", {"deploy": {}}, {"start": {"args": []}})
+            assert await out(daemon, "after", fetch) == "hello\n"
