@@ -21,6 +21,8 @@ STORAGE: Final = "golem.usage.storage_gib"
 COUNTERS: Final = (DURATION, CPU, MEMORY, STORAGE)
 MEASURE_PERIOD_S: Final = 1.5
 """What was measured for a report is good enough for the limits, which are looked at each second."""
+EARLY: Final = 0.1
+"""How much of a period a timer may be early, clocks and fractions being what they are."""
 PROCESSES_MAX: Final = 4_096
 """Processes of an activity that are counted; a larger tree counts as far as they go."""
 READ_SIZE: Final = 64 << 10
@@ -58,9 +60,11 @@ class Usage:
     def pause_s(self, period_s: float) -> float:
         """Return how long it is to the next whole period since the start.
 
-        All that is done every second is done at the same moments: an idle process wakes once.
+        All that is done every second is done at the same moments: an idle process wakes once. Who
+        wakes a little before such a moment has woken for it.
         """
-        return period_s - (self.monotonic() - self._started_s) % period_s
+        left_s = period_s - (self.monotonic() - self._started_s) % period_s
+        return left_s if left_s > EARLY * period_s else left_s + period_s
 
     def values(self) -> dict[str, float]:
         """Return all counters by name."""
