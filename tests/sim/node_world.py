@@ -281,6 +281,7 @@ class LedgerChoice:
     activity_id: str
     watched: frozenset[str] = frozenset()
     manages_image: bool = True
+    is_plugin: bool = False
 
     def make(
         self, work_dir: Path, limits: Limits, world: World, scope: TaskScope, **options: object
