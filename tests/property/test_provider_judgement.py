@@ -26,7 +26,9 @@ from shem.provider.offer import build_offer
 from shem.provider.presets import Preset, load_presets
 from shem.provider.rules import RULES, Accepted, negotiate
 from shem.provider.verdicts import Limits, Negotiation, Reject
+from shem.provider.whitelist import load_whitelist
 from shem.rest.endwhen import END_WHEN, SINK
+from shem.rest.manifest import NODE_DESCRIPTOR
 
 NOW = 1_795_465_792_000_000_000
 MACHINE = Machine(architecture="x86_64", cores=2, threads=3, memory_gib=4.0, storage_gib=20.0)
@@ -40,12 +42,12 @@ OFFER = build_offer(
     template=OFFER_TEMPLATE,
     account="0x" + "a" * 40,
     is_public=False,
-    now_ns=NOW,
 ).properties
 NAMES = [
     "golem.com.payment.chosen-platform",
     "golem.srv.comp.expiration",
-    "golem.srv.comp.payload",
+    *("golem.srv.comp.payload", "golem.srv.comp.payload.sig", "golem.srv.comp.payload.cert"),
+    *(NODE_DESCRIPTOR, NODE_DESCRIPTOR + ".nodeDescriptor.nodeId"),
     "golem.com.pricing.model.linear.coeffs",
     "golem.com.payment.debit-notes.accept-timeout?",
     "golem.com.scheme.payu.debit-note.interval-sec?",
@@ -99,12 +101,20 @@ def test_each_rule_alone_never_fails(demand: dict[str, Any], name: str) -> None:
 
 
 PRESET_LIKE = st.dictionaries(
-    st.sampled_from(["name", "exeunit-name", "pricing-model", "initial-price", "usage-coeffs"]),
+    st.sampled_from(
+        [
+            *("name", "exeunit-name", "pricing-model", "initial-price", "usage-coeffs"),
+            *("domain", "match", "everyone", "partner", "enabled", "identity", "certified", "mode"),
+        ]
+    ),
     VALUES,
 )
 FILES = VALUES | st.dictionaries(
     st.sampled_from(
-        ["ver", "active", "presets", "profiles", "node_name", "account", "blacklist", "allow-only"]
+        [
+            *("ver", "active", "presets", "profiles", "node_name", "account"),
+            *("blacklist", "allow-only", "outbound", "patterns"),
+        ]
     ),
     VALUES | st.lists(PRESET_LIKE, max_size=3) | st.dictionaries(st.text(max_size=3), PRESET_LIKE),
 )
@@ -121,6 +131,7 @@ def test_any_file_is_read_or_refused_with_its_name(content: Any) -> None:
             ("hardware.json", load_profiles),
             ("globals.json", load_globals),
             ("rules.json", load_access),
+            ("domain_whitelist.json", load_whitelist),
         ):
             path = Path(directory, name)
             path.write_text(json.dumps(content))
