@@ -196,10 +196,8 @@ class BatchWork:
                 )
             elif state is not known.state:
                 why = message if state is BatchState.REFUSED else None
-                ledger.save_batch_state(unit, known, state, why)
-        fresh = await ledger.load_batch(self._store.fetch, batch.activity_id, batch.batch_id)
-        assert fresh is not None
-        return fresh
+                known = ledger.save_batch_state(unit, known, state, why)
+        return known
 
     async def resolve(self, activity: Activity, batch: Batch, timeout_s: float) -> Batch:
         """Ask the provider what became of a batch without an answer; returns what is known then."""

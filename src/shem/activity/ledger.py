@@ -4,7 +4,7 @@ A row is written before its Exec is sent and never removed. Results are kept in 
 without a gap; an entry, once stored, is never replaced.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
@@ -161,7 +161,7 @@ def save_batch(unit: Unit, batch: Batch, script: str) -> None:
     unit.notify(batch.topic)
 
 
-def save_batch_state(unit: Unit, batch: Batch, state: BatchState, message: str | None) -> None:
+def save_batch_state(unit: Unit, batch: Batch, state: BatchState, message: str | None) -> Batch:
     """Note what is known now; refused and never-run batches, and empty ones, are finished."""
     finished = state in (BatchState.REFUSED, BatchState.NEVER) or (
         state is BatchState.ACCEPTED and batch.coverage.finished
@@ -177,6 +177,7 @@ def save_batch_state(unit: Unit, batch: Batch, state: BatchState, message: str |
         batch=batch.batch_id,
     )
     unit.notify(batch.topic)
+    return replace(batch, state=state, message=message, finished=finished)
 
 
 def save_results(unit: Unit, batch: Batch, fresh: list[Result]) -> None:

@@ -13,7 +13,7 @@ from shem.activity.destroyer import Destroyer
 from shem.activity.eventlog import EVENTS_MAX, ProviderEvent, events_topic, load_events
 from shem.activity.guard import Guard
 from shem.activity.keeper import Keeper
-from shem.activity.ledger import load_batch
+from shem.activity.ledger import Batch, load_batch
 from shem.activity.live import Live
 from shem.activity.messages import ActivityEnded, EndpointGone, usage_body
 from shem.activity.monitor import Monitor
@@ -254,10 +254,14 @@ class ActivityService:
             gone = EndpointGone(f"/net/{activity.provider}/exeunit/{activity_id}/Exec")
             raise await self._explained(activity, gone)
         chosen = batch_id or BatchId(new_hex_id(self.world.rng))
+        batch: Batch | None = None
         try:
-            await self._told(activity, self._work.execute(activity, script, chosen, timeout_s))
+            batch = await self._told(
+                activity, self._work.execute(activity, script, chosen, timeout_s)
+            )
         finally:
-            batch = await load_batch(self.store.fetch, activity_id, chosen)
+            if batch is None:
+                batch = await load_batch(self.store.fetch, activity_id, chosen)
             if batch is not None:
                 self._puller.watch(batch)
         return chosen
