@@ -3,9 +3,9 @@
 Reading order: `compose` (starts and stops the network), `daemons` (its long-running programs),
 `processes` (one child; what a killed child left behind), `package` (serves the payload), `program`
 (the requestor's program, a process of its own that uses nothing but `import shem`) with `counter`
-(its service), `running` (that program as a process), `story` and `network_story` (run the GAP-17
-scenarios and measure), `promises` (what was promised and seen), `demo` and `command` (the command
-line), `telling` (the terminal).
+(its service), `running` (that program as a process), `story`, `machine_story` and `network_story`
+(run the GAP-17 scenarios and measure), `promises` (what was promised and seen), `demo` and
+`command` (the command line), `telling` (the terminal).
 
 Programs live on loopback or, with `places`, on hosts: `internet` (carries packets between them) on
 `namespace` (network namespaces) and `packets`; `door` leads in. `image` is a container's image.

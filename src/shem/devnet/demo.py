@@ -20,12 +20,13 @@ import psutil
 from shem.devnet import namespace
 from shem.devnet.compose import Devnet, default_directory
 from shem.devnet.internet import Internet, internet
+from shem.devnet.machine_story import MachineStory
 from shem.devnet.network_story import CHAPTERS, NetworkStory
 from shem.devnet.places import places_on
 from shem.devnet.processes import DevnetError, left_behind
 from shem.devnet.promises import Check
 from shem.devnet.served import service_for
-from shem.devnet.story import THE_END, Story
+from shem.devnet.story import THE_END
 from shem.devnet.telling import Terminal
 from shem.kernel.errors import ShemError
 from shem.kernel.world import World
@@ -80,7 +81,7 @@ class Demo:
     async def _play(self, net: Devnet, internet: Internet | None, obstacle: str | None) -> None:
         """Go through all chapters that can be shown here."""
         if internet is None:
-            story = Story(net, self.terminal, self.checks)
+            story = MachineStory(net, self.terminal, self.checks)
         else:
             requestor = internet.hosts["requestor"]
             story = NetworkStory(
@@ -92,10 +93,10 @@ class Demo:
         if isinstance(story, NetworkStory):
             await story.network_outage()
             await story.address_change()
-            await story.machine_loss()
         for chapter, promised in CHAPTERS.items() if obstacle else ():
             story.chapter = chapter
             story.check(promised, f"not shown here: {obstacle}", None)
+        await story.machine_loss()
         await story.end()
 
     def _finish(self, seconds: float) -> None:

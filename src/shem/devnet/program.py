@@ -2,7 +2,7 @@
 
     python -m shem.devnet.program rent --url URL --hash HASH
     python -m shem.devnet.program attach ACTIVITY [--zoom TAG]
-    python -m shem.devnet.program follow ACTIVITY TAG ... --leave TAG --ticket FILE
+    python -m shem.devnet.program follow ACTIVITY [TAG ...] --leave TAG --ticket FILE
     python -m shem.devnet.program serve KIND --url URL --hash HASH --ticket FILE
     python -m shem.devnet.program ask KIND TICKET
     python -m shem.devnet.program end ACTIVITY ... --reason TEXT
@@ -170,7 +170,7 @@ def work_of(words: Sequence[str] | None = None) -> Coroutine[Any, Any, None]:
     for command in (following, serving):
         command.add_argument("--ticket", required=True, type=Path)
     attaching.add_argument("--zoom")
-    following.add_argument("tags", nargs="+")
+    following.add_argument("tags", nargs="*")
     following.add_argument("--leave", required=True)
     asking.add_argument("ticket", type=Path)
     ending.add_argument("activities", nargs="+")

@@ -31,6 +31,12 @@ class Served:
     """Whether this requestor's machine knows it; else there is a ticket."""
 
     @property
+    def promise(self) -> str:
+        """What is to be seen when it is asked again; a stand-in runs only while it is asked."""
+        did = "ran on" if self.kind is Kind.CONTAINER else "is still there"
+        return f"the service {did}, and remembers"
+
+    @property
     def arguments(self) -> tuple[str, ...]:
         """What to call the requestor's program with, to ask it."""
         if not self.by_name:

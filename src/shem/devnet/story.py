@@ -120,13 +120,13 @@ class Story:
         event = await self.ask_service("the service is up")
         self.agreement_ids.append(event["agreement"])
 
-    async def ask_service(self, promised: str = "the service ran on, and remembers") -> Event:
+    async def ask_service(self, promised: str = "") -> Event:
         """Ask the service, if there is one, what became of it meanwhile."""
         if self.service is None:
             return {}
         program = await self.program(*self.service.arguments)
         event = await program.until_event("served")
-        self.check(promised, *self.service.heard(event))
+        self.check(promised or self.service.promise, *self.service.heard(event))
         return event
 
     def begin(self, chapter: str, title: str) -> None:
