@@ -103,6 +103,7 @@ async def test_the_demo_keeps_every_promise_and_leaves_nothing(short_dir: Path) 
     assert ("1.3" in shown) == CAN_HAVE_HOSTS
 
 
+@pytest.mark.long
 async def test_what_a_machine_cannot_show_is_said_and_nothing_is_faked(short_dir: Path) -> None:
     """Without any tool of the system there is neither host nor container."""
     arguments = ("demo", "--json", "--dir", str(short_dir))
