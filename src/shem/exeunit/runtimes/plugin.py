@@ -232,6 +232,8 @@ class PluginRuntime:
         finally:
             service.started()
             if self._service is not service:
+                if way_out is not None:
+                    await way_out.close()
                 await self._children.end(child, patience_s=0.0)
                 child.close()
 
