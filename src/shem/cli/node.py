@@ -2,7 +2,7 @@
 
 import click
 
-from shem.cli.lifetime import serve_until_stopped
+from shem.cli.lifetime import loading, serve_until_stopped
 from shem.cli.main import Options
 from shem.kernel import log
 from shem.kernel.config import load_node_config
@@ -24,7 +24,8 @@ def run(options: Options, api_url: str | None) -> None:
     GSB_URL, YAGNA_AUTOCONF_APPKEY, YAGNA_AUTOCONF_ID_SECRET, YA_NET_RELAY_HOST,
     YA_NET_BIND_URL, MAX_REST_TIMEOUT; and SHEM_DATABASE_URL for PostgreSQL.
     """
-    from shem.node.app import run_node
+    with loading():
+        from shem.node.app import run_node
 
     log.configure()
     config = load_node_config(datadir=options.datadir, api_url=api_url, gsb_url=options.gsb_url)
