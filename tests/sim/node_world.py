@@ -16,13 +16,12 @@ from typing import Any
 import structlog
 
 from shem.exeunit.commands import Command, DeployOptions
-from shem.exeunit.runtimes.base import Limits, Runtime, Sink, Stopped, Volume
-from shem.exeunit.runtimes.choice import OFFER_TEMPLATE
+from shem.exeunit.runtimes.base import Runtime, Sink, Stopped, Volume
+from shem.exeunit.runtimes.choice import OFFER_TEMPLATE, RuntimeChoice
 from shem.exeunit.service import ExeUnit, Setup
 from shem.identity.keys import PrivateKey
 from shem.kernel.config import NodeConfig
 from shem.kernel.ids import NodeId
-from shem.kernel.tasks import TaskScope
 from shem.kernel.world import SeededRng, World
 from shem.node import app
 from shem.provider import agent
@@ -273,21 +272,17 @@ class LedgerRuntime:
         self._sim.ledger.append(Entry(self._activity_id, tag, what, at_s))
 
 
-@dataclass(frozen=True)
-class LedgerChoice:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerChoice(RuntimeChoice):
     """The runtime of an ExeUnit in the simulation."""
 
-    world: SimWorld
+    sim: SimWorld
     activity_id: str
-    watched: frozenset[str] = frozenset()
+    manages_hardware: bool = True
     manages_image: bool = True
-    is_plugin: bool = False
 
-    def make(
-        self, work_dir: Path, limits: Limits, world: World, scope: TaskScope, **options: object
-    ) -> Runtime:
-        del work_dir, limits, world, scope, options
-        return LedgerRuntime(self.world, self.activity_id)
+    def make(self, *_: object, **__: object) -> Runtime:
+        return LedgerRuntime(self.sim, self.activity_id)
 
 
 class SimExeUnit(ExeUnit):
@@ -343,7 +338,7 @@ class SimUnits:
             cache_dir=self.world.folder,
             gsb_url=gsb_url,
             keeps=True,
-            runtime=LedgerChoice(self.world, activity_id),  # type: ignore[arg-type]
+            runtime=LedgerChoice(sim=self.world, activity_id=activity_id),
         )
         process = self.world.new_process(f"unit-{activity_id[:4]}")
         pid = 1_000_000_000 + len(self.units)
