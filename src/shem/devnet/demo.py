@@ -144,7 +144,8 @@ def run_demo(directory: Path | None, *, keep: bool, as_json: bool) -> int:
         if not demo.complete:
             demo.terminal.blow(f"the demo cannot go on: {error.message}")
             summary = error.message.splitlines()[0]
-            demo.checks.append(Check("the demo runs to its end", summary, False))
+            chapter = demo.checks[-1].chapter if demo.checks else ""
+            demo.checks.append(Check("the demo runs to its end", summary, False, chapter))
             demo.terminal.table(demo.checks)
     if demo.kept or interrupted:
         _forget(demo.home, directory)

@@ -96,7 +96,5 @@ class Running:
                 raise DevnetError(f"the program failed: {event['error']}: {event['message']}")
 
     def _last_words(self) -> str:
-        return (
-            self.child.log.read_text(errors="replace")[-LAST_WORDS_CHARS:].strip()
-            or "it said nothing"
-        )
+        said = self.child.log.read_text(errors="replace").strip()
+        return said.rpartition("\n")[2][-LAST_WORDS_CHARS:] or "it said nothing"
