@@ -99,7 +99,8 @@ def agent_on(net: Devnet, node: RealYagna) -> Program:
         async with RestClient(node.api_url, node.app_key) as rest:
             return bool(await rest.market.offers.mine())
 
-    return Program("yagna-agent", ("provider", "run"), directory, env, net.world, ready)
+    arguments = ("provider", "run")
+    return Program("yagna-agent", arguments, directory, env, net.world, net.agent.place, ready)
 
 
 async def measure_activities(*, with_yagna: bool) -> tuple[Figures, Figures | None]:
