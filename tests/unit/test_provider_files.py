@@ -11,12 +11,13 @@ from click.testing import CliRunner, Result
 from shem.cli.main import cli
 from shem.kernel.errors import ShemError, UsageError
 from shem.provider.access import AccessList, Mode, OutboundRules, load_access
-from shem.provider.config import load_globals
+from shem.provider.config import ProviderConfig, load_globals, note_options
 from shem.provider.descriptor import BUILT_IN
 from shem.provider.hardware import Machine, load_profiles
 from shem.provider.presets import load_presets
 from shem.provider.settings import SettingsWatch
 from shem.provider.whitelist import load_whitelist
+from shem.store.datadir import hold_datadir
 
 MACHINE = Machine(architecture="x86_64", cores=2, threads=4, memory_gib=10.0, storage_gib=10.0)
 PRESETS: dict[str, Any] = {
@@ -255,6 +256,17 @@ def test_config_and_status_by_command(run: Run) -> None:
     }
     shown = json.loads(ok(run("status", "--json")))
     assert (shown["nodeName"], shown["running"], shown["agreements"]) == ("anna", False, [])
+
+
+def test_status_tells_what_the_agent_that_runs_was_told(run: Run, tmp_path: Path) -> None:
+    ok(run("config", "set", "--node-name", "anna", "--subnet", "of-the-file"))
+    with hold_datadir(tmp_path, what="shem provider"):
+        note_options(ProviderConfig(app_key="k", data_dir=tmp_path, subnet="of-the-option"))
+        shown = json.loads(ok(run("status", "--json")))
+    assert (shown["running"], shown["nodeName"], shown["subnet"]) == (True, "anna", "of-the-option")
+
+    shown = json.loads(ok(run("status", "--json")))
+    assert (shown["running"], shown["subnet"]) == (False, "of-the-file")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from shem.kernel.errors import StorageFault
 from shem.provider.access import load_access
 from shem.provider.activities import RUNTIME_NAME
 from shem.provider.agent import DATABASE_NAME
-from shem.provider.config import DEFAULT_SUBNET, load_globals
+from shem.provider.config import DEFAULT_SUBNET, load_globals, options_of_the_agent
 from shem.provider.descriptor import Descriptor, working
 from shem.provider.hardware import load_profiles
 from shem.provider.keystore import load_keystore
@@ -36,11 +36,13 @@ _AGREEMENTS: Final = (
 
 def status_of(directory: Path) -> dict[str, Any]:
     """Return who runs here and what is offered."""
-    who, presets = load_globals(directory), load_presets(directory)
+    who, presets, running = load_globals(directory), load_presets(directory), is_running(directory)
+    if running:
+        who = options_of_the_agent(directory).over(who)
     profiles = load_profiles(directory)
     return {
         "dataDir": str(directory),
-        "running": is_running(directory),
+        "running": running,
         "nodeName": who.node_name,
         "subnet": who.subnet or DEFAULT_SUBNET,
         "presets": None if presets is None else list(presets.active),

@@ -27,6 +27,7 @@ from shem.provider.config import (
     PLATFORMS_MAX,
     ProviderConfig,
     Terms,
+    note_options,
     platform_of,
 )
 from shem.provider.durations import parse_duration, show_duration
@@ -278,6 +279,7 @@ async def _serve(config: ProviderConfig) -> None:
 
     world = World()
     with hold_datadir(config.data_dir, what="shem provider"):
+        note_options(config)
         descriptors = await working(load_descriptors(config.exe_unit_path))
         async with RestClient(config.api_url, config.app_key) as client:
             agent = Agent(config, descriptors, measure(config.data_dir), client, world)

@@ -21,6 +21,8 @@ PLATFORMS_MAX: Final = 16
 TOKENS: Final = {"mainnet": "glm", "polygon": "glm"}
 """Networks whose token is real; all others use tGLM."""
 GLOBALS_NAME: Final = "globals.json"
+RUNNING_NAME: Final = "running.json"
+"""What the agent that runs was told by its options, which go before the files."""
 GLOBALS_REMEDY: Final = "correct it, or move it away and use `shem provider config set`"
 
 
@@ -138,3 +140,14 @@ def load_globals(data_dir: Path) -> Globals:
 
 def save_globals(data_dir: Path, found: Globals) -> None:
     write_file(data_dir / GLOBALS_NAME, found)
+
+
+def note_options(config: ProviderConfig) -> None:
+    """Write down, for `status`, who the options say that the provider is."""
+    write_file(config.data_dir / RUNNING_NAME, config.stated)
+
+
+def options_of_the_agent(data_dir: Path) -> Globals:
+    """Return what the agent that holds the directory was told by its options."""
+    found = read_file(data_dir / RUNNING_NAME, Globals, remedy="start the agent again")
+    return Globals() if found is None else found
