@@ -22,16 +22,29 @@ AWAY_MAX_S = 3.0
 KINDS = ("roam", "full", "jump")
 
 
+def drawn_kinds(seed: int) -> list[str]:
+    """Return what may happen in the life of a seed."""
+    return _draw(_rng_of(seed))
+
+
+def _rng_of(seed: int) -> SeededRng:
+    return SeededRng(seed * 7_919 + 3)
+
+
+def _draw(rng: SeededRng) -> list[str]:
+    is_hit = rng.unit() < SHARE
+    drawn = [kind for kind in KINDS if rng.unit() < KIND_SHARE]
+    return drawn if is_hit else []
+
+
 class Squalls:
     """Rare misfortunes, one after the other."""
 
     def __init__(self, world: SimWorld, nodes: tuple[SimNode, SimNode]) -> None:
         self._world = world
         self._nodes = nodes
-        self._rng = SeededRng(world.seed * 7_919 + 3)
-        is_hit = self._rng.unit() < SHARE
-        drawn = [kind for kind in KINDS if self._rng.unit() < KIND_SHARE]
-        self.kinds = drawn if is_hit else []
+        self._rng = _rng_of(world.seed)
+        self.kinds = _draw(self._rng)
 
     async def blow(self, tell: Callable[[str], None]) -> None:
         """Blow until cancelled."""

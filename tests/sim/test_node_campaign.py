@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from tests.sim.node_campaign import failed_seeds
+from tests.sim.node_squalls import KINDS, drawn_kinds
 
 LIVES = 60
 AT_ONCE = 10
@@ -37,3 +38,10 @@ def test_a_life_that_once_went_wrong_stays_right(seed: int) -> None:
     done = lived(seed, 1)
 
     assert done.returncode == 0, done.stdout[-8_000:] + done.stderr[-2_000:]
+
+
+def test_every_rare_misfortune_happens_in_some_lives_and_none_in_most() -> None:
+    drawn = [drawn_kinds(seed) for seed in range(LIVES)]
+
+    assert {kind for kinds in drawn for kind in kinds} == set(KINDS)
+    assert sum(not kinds for kinds in drawn) > LIVES / 2
