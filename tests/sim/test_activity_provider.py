@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from shem.activity.records import Role
-from shem.activity.watch import GRACE_S
+from shem.activity.watch import GRACE_S, SILENT
 from shem.bus.types import LOCAL_CALLER, Call, GsbError, RemoteError
 from shem.kernel.caller import Assurance, Caller
 from shem.kernel.errors import Conflict, NotFound, ShemError, TimedOut
@@ -226,6 +226,23 @@ def test_an_exeunit_that_stops_reporting_is_unresponsive_and_then_destroyed(play
         assert town.agent.events == ["CreateActivity", "DestroyActivity"]
         await asyncio.sleep(60)
         assert town.agent.events == ["CreateActivity", "DestroyActivity"]
+
+    play(story)
+
+
+def test_one_that_was_destroyed_for_its_silence_says_so(play: Play) -> None:
+    async def story(town: Town) -> None:
+        activity = await town.create()
+        town.agent.unit.alive = False
+        await asyncio.sleep(12)
+        assert town.agent.events == ["CreateActivity", "DestroyActivity"]
+
+        end = {"state": ["Terminated", None], "reason": "Destroyed", "errorMessage": "by the node"}
+        await town.provider.service.set_state(town.provider.caller, activity, end)
+
+        told = await town.provider.service.state(town.provider.caller, activity, 0.0)
+        assert told.ended
+        assert (told.reason, told.error_message) == (SILENT, None)
 
     play(story)
 

@@ -327,7 +327,9 @@ def test_silence_is_judged_by_the_clock_alone() -> None:
     assert watch.verdict("a", 210.1) is Verdict.DEAD
     assert watch.condemn("a")
     assert not watch.condemn("a")
+    assert watch.is_dead("a", 210.2)
     watch.hear("a", 211.0)
+    assert not watch.is_dead("a", 300.0), "it was heard again"
     assert watch.verdict("a", 212.0) is Verdict.FINE
     assert watch.condemn("a")
     watch.forget_all_but(set())

@@ -7,6 +7,7 @@ answered; waiting calls wake at the commit. Failpoint: `create.committed`.
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 
 from shem.activity.eventlog import EventKind, append_event
@@ -36,7 +37,7 @@ from shem.activity.records import (
 )
 from shem.activity.states import ActivityState, State, advance
 from shem.activity.usages import Usages
-from shem.activity.watch import Watch
+from shem.activity.watch import SILENT, Watch
 from shem.bus.router import Binding, Bus
 from shem.bus.types import Call
 from shem.kernel import failpoints
@@ -287,6 +288,8 @@ class ProviderServices:
             if activity is None:
                 raise PeerError("DAO error: Diesel error: NotFound")
             state = advance(activity.state, reported)
+            if state.ended and self._watch.is_dead(activity_id, self._world.clock.monotonic()):
+                state = replace(state, reason=SILENT, error_message=None)
             if keeps and state.started:
                 save_promise(unit, activity, self._now_ns())
             if state != activity.state:

@@ -12,6 +12,8 @@ from typing import Final
 
 UNRESPONSIVE_S: Final = 5.0
 DEAD_S: Final = 10.0
+SILENT: Final = f"its ExeUnit was silent for more than {DEAD_S:g} s"
+"""Why an activity ended that was found dead."""
 GRACE_S: Final = 60.0
 """After the node's start; also how long an activity may be New without anyone waiting for it."""
 
@@ -68,6 +70,12 @@ class Watch:
         if silent_s > DEAD_S:
             return Verdict.DEAD
         return Verdict.UNRESPONSIVE if silent_s > UNRESPONSIVE_S else Verdict.FINE
+
+    def is_dead(self, activity_id: str, now: float) -> bool:
+        """Whether its end was asked for because it was silent, and it still is."""
+        if activity_id not in self.condemned or activity_id not in self.heard:
+            return False
+        return now - self.heard[activity_id] > DEAD_S
 
     def condemn(self, activity_id: str) -> bool:
         """Note that the activity's destruction was asked for; False when it was already."""
