@@ -1,7 +1,7 @@
 """Negotiation between two whole markets: from a broadcast to an agreement in force."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import pytest
 
 from shem.kernel.errors import Conflict, Gone, NotFound, PeerError, UsageError
 from shem.kernel.world import SystemClock, World
+from shem.market import matching
 from shem.market.ids import Role
 from shem.market.messages import DISCOVERY
 from shem.market.subscriptions import TTL_NS
@@ -147,6 +148,34 @@ async def test_an_expired_offer_that_is_withdrawn_is_not_revived_by_a_clock_that
 
         with pytest.raises(Gone, match="already unsubscribed"):
             await provider.market.unsubscribe(provider.who, "offer", offer)
+
+
+async def test_an_offer_that_only_a_wrong_clock_took_for_expired_is_matched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matching, "SWEEP_INTERVAL_S", 0.02)
+    fabric, clock = MemoryFabric(), JumpingClock()
+    async with (
+        running(fabric, tmp_path, REQUESTOR_SECRET, World(clock=clock)) as requestor,
+        running(fabric, tmp_path, PROVIDER_SECRET) as provider,
+    ):
+        demand = await requestor.seek()
+        await provider.publish()
+        assert await requestor.events("demand", demand)
+        index = requestor.market._context.index
+        clock.ahead_ns = 2 * TTL_NS
+        await _until(lambda: index.size("offer") == 0)
+
+        clock.ahead_ns = 0
+        await _until(lambda: not index.is_loaded("offer"))
+
+        assert await requestor.events("demand", await requestor.seek())
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - an index tells nobody
+            await asyncio.sleep(0.01)
 
 
 async def test_an_offer_is_given_to_others_but_not_to_its_own_node(pair: Pair) -> None:

@@ -164,6 +164,11 @@ class MatchIndex:
     def loaded(self, kind: str) -> None:
         self._loaded.add(kind)
 
+    def forget(self) -> None:
+        """Know nothing: each side is to be read again."""
+        self._sides = {OFFER: _Side(), DEMAND: _Side()}
+        self._loaded.clear()
+
     def size(self, kind: str) -> int:
         return len(self._sides[kind].entries)
 

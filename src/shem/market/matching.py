@@ -12,6 +12,7 @@ import structlog
 
 from shem.kernel.breath import Breath
 from shem.kernel.ids import SubscriptionId
+from shem.kernel.times import NS_PER_S
 from shem.market.context import Context
 from shem.market.ids import Role
 from shem.market.match_index import compiled
@@ -88,12 +89,21 @@ async def propose(context: Context, unit: Unit, new: Subscription, now_ns: int) 
 
 
 async def sweep(context: Context) -> None:
-    """Take what has expired out of the index, again and again."""
+    """Take what has expired out of the index, again and again.
+
+    When the clock was set back meanwhile, what had expired may not have: the index begins anew.
+    """
     settled = 0
+    now_ns = context.now_ns()
     while True:
         await context.world.clock.sleep(SWEEP_INTERVAL_S)
+        before_ns, now_ns = now_ns, context.now_ns()
+        if now_ns < before_ns:
+            log.info("market.clock_set_back", seconds=(before_ns - now_ns) // NS_PER_S)
+            async with context.store.unit(MATCHING_KEY):
+                context.index.forget()
         breath = Breath(context.world.clock)
-        for subscription_id in context.index.expired(context.now_ns()):
+        for subscription_id in context.index.expired(now_ns):
             context.index.remove(subscription_id)
             await breath.draw()
         size = context.index.size(OFFER) + context.index.size(DEMAND)
