@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shem.exeunit import journal as journal_module
-from shem.exeunit.journal import Journal, Record, decode_records, encode_record
+from shem.exeunit.journal import ROOM, Journal, Record, decode_records, encode_record
 from shem.kernel.errors import Conflict, StorageFault
 
 VALUES = st.recursive(
@@ -104,7 +104,8 @@ def test_failed_write_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             raise error
         real_fsync(handle)
 
-    monkeypatch.setattr(journal_module.os, "fsync", failing_fsync)
+    for name in ("fsync", "fdatasync"):
+        monkeypatch.setattr(journal_module.os, name, failing_fsync)
     with pytest.raises(StorageFault):
         journal.append(THREE[1])
     journal.append(THREE[2])
@@ -113,6 +114,46 @@ def test_failed_write_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     again = Journal(path)
     assert again.open() == [THREE[0], THREE[2]]
     again.close()
+
+
+def test_a_journal_has_room_ahead_that_holds_no_records(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    journal = Journal(path)
+    journal.open()
+    journal.append(THREE[0])
+    length = path.stat().st_size
+    journal.append(THREE[1])
+    assert path.stat().st_size == length
+    died = path.read_bytes()
+    journal.append({"kind": "x" * ROOM})
+    assert path.stat().st_size > length
+    journal.close()
+
+    assert b"\0" not in path.read_bytes()
+    path.write_bytes(died)
+    again = Journal(path)
+    assert again.open() == THREE[:2]
+    again.append(THREE[2])
+    again.close()
+    assert path.read_bytes() == b"".join(map(encode_record, THREE))
+
+
+def test_who_may_not_have_a_journal_leaves_it_alone(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    first = Journal(path)
+    first.open()
+    first.append(THREE[0])
+    before = path.read_bytes()
+
+    with pytest.raises(Conflict):
+        Journal(path).open()
+    assert path.read_bytes() == before
+    first.close()
+
+    path.write_bytes(b"nonsense\n" + encode_record(THREE[1]))
+    with pytest.raises(StorageFault):
+        Journal(path).open()
+    assert path.read_bytes() == b"nonsense\n" + encode_record(THREE[1])
 
 
 @pytest.mark.parametrize("goes_on", [True, False])
@@ -127,12 +168,13 @@ def test_nothing_is_written_before_a_failed_write_is_taken_back(
     def failing(*_: object) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(journal_module.os, "fsync", failing)
-    monkeypatch.setattr(journal_module.os, "ftruncate", failing)
+    for name in ("fsync", "fdatasync", "ftruncate"):
+        monkeypatch.setattr(journal_module.os, name, failing)
     for _ in range(3):
         with pytest.raises(StorageFault):
             journal.append(THREE[1])
-    assert path.read_bytes() == encode_record(THREE[0]) + encode_record(THREE[1])
+    written = path.read_bytes().rstrip(b"\0")
+    assert written == encode_record(THREE[0]) + encode_record(THREE[1])
     monkeypatch.undo()
     if goes_on:
         journal.append(THREE[2])

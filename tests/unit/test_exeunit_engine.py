@@ -87,12 +87,13 @@ def place(tmp_path: Path) -> Place:
 
 
 class FailingDisk:
-    """fsync that fails a number of times."""
+    """A sync that fails a number of times."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.failures = 0
         self._fsync = os.fsync
-        monkeypatch.setattr(journal_module.os, "fsync", self)
+        for name in ("fsync", "fdatasync"):
+            monkeypatch.setattr(journal_module.os, name, self)
 
     def __call__(self, handle: int) -> None:
         if self.failures > 0:
@@ -103,13 +104,14 @@ class FailingDisk:
 
 
 class SlowDisk:
-    """fsync that waits to be released."""
+    """A sync that waits to be released."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reached = threading.Event()
         self.released = threading.Event()
         self._fsync = os.fsync
-        monkeypatch.setattr(journal_module.os, "fsync", self)
+        for name in ("fsync", "fdatasync"):
+            monkeypatch.setattr(journal_module.os, name, self)
 
     def __call__(self, handle: int) -> None:
         self.reached.set()

@@ -1,7 +1,8 @@
 """The journal: what the ExeUnit has promised and seen, on disk before anyone is told.
 
-One record a line, `<crc32 as 8 hex> <length> <JSON>\\n`, appended with one write and one fsync.
-Rules:
+One record a line, `<crc32 as 8 hex> <length> <JSON>\\n`, appended with one write and one sync. The
+file has room ahead, zeros, since a sync of what is overwritten costs less than one that makes the
+file longer. Rules:
 * one process at a time: the file is locked for as long as it is open;
 * a torn last line (the process died while writing it, so nobody was told) is cut off at opening;
 * a bad line *before* a good one is damage and not a crash: StorageFault, nothing is guessed;
@@ -21,6 +22,8 @@ from shem.kernel.errors import Conflict, StorageFault
 
 RECORD_SIZE_MAX: Final = 64 << 20
 JOURNAL_SIZE_MAX: Final = 1 << 30
+ROOM: Final = 32 << 10
+"""Zeros ahead of the next record, whenever the file is made longer."""
 _HEAD_SIZE: Final = 8 + 1 + 10 + 1
 """crc, space, length (ten digits), space."""
 _HEAD: Final = re.compile(rb"(?=[0-9a-f]{8} [0-9]{10} )")
@@ -79,6 +82,8 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._size = 0
+        self._length = 0
+        """Of the file, with the room ahead."""
         self._torn = False
         """A write failed, and what it may have left behind could not be taken back yet."""
         self._file = -1
@@ -110,8 +115,7 @@ class Journal:
         try:
             self._take_back()
             self._torn = True
-            _write_all(self._file, line, self._size)
-            os.fsync(self._file)
+            self._write(line)
         except OSError as error:
             with suppress(OSError):
                 self._take_back()
@@ -119,21 +123,35 @@ class Journal:
         self._torn = False
         self._size += len(line)
 
+    def _write(self, line: bytes) -> None:
+        """Write and sync a line, with new room behind it when there is none for it."""
+        if self._size + len(line) <= self._length:
+            _write_all(self._file, line, self._size)
+            os.fdatasync(self._file)
+        else:
+            _write_all(self._file, line + bytes(ROOM), self._size)
+            os.fsync(self._file)
+            self._length = self._size + len(line) + ROOM
+
     def close(self) -> None:
         if self._file >= 0:
             with suppress(OSError):
                 self._take_back()
+                if self._length > self._size:
+                    os.ftruncate(self._file, self._size)
             os.close(self._file)
             self._file = -1
 
     def _load(self) -> list[Record]:
         size = os.fstat(self._file).st_size
-        if size > JOURNAL_SIZE_MAX:
+        if size > JOURNAL_SIZE_MAX + ROOM:
             raise StorageFault(f"{self._path}: more than {JOURNAL_SIZE_MAX} bytes")
         data = os.pread(self._file, size, 0)
         records, self._size = decode_records(data)
-        if self._size < size:
+        self._length = size
+        if data[self._size :].strip(b"\0"):
             os.ftruncate(self._file, self._size)
+            self._length = self._size
             os.fsync(self._file)
         _sync_directory(self._path.parent)
         return records
@@ -142,6 +160,7 @@ class Journal:
         """Make sure that nothing of a failed write is there, nor will be after a crash."""
         if self._torn:
             os.ftruncate(self._file, self._size)
+            self._length = self._size
             os.fsync(self._file)
             self._torn = False
 
