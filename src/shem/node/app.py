@@ -174,18 +174,29 @@ async def running_node(
         scope.spawn(outbox.run(), "outbox")
         if not listens_early:
             await stack.enter_async_context(socket_server)
-        routes = [
-            *identity_api.routes(local.version_info()),
-            *net_api.routes(net.status),
-            *market_api.routes(market),
-            *activity_api.routes(activity),
-            *payment_api.routes(),
-        ]
-        routes += openapi.routes(routes, shem_version())
-        sessions = ClientSessions()
-        sessions.on_gone(market.collector_gone)
-        app = build_app(routes, identity.principal, sessions)
+        app, sessions = _rest(identity, net, market, activity, local)
         address = await stack.enter_async_context(
             surroundings.serve(app, config.api_address, sessions)
         )
         yield Node(address, store, identity, net, bus, market, activity)
+
+
+def _rest(
+    identity: IdentityService,
+    net: Net,
+    market: MarketService,
+    activity: ActivityService,
+    local: LocalServices,
+) -> tuple[ASGIApp, ClientSessions]:
+    """Return the application of all REST APIs, and who its clients are."""
+    routes = [
+        *identity_api.routes(local.version_info()),
+        *net_api.routes(net.status),
+        *market_api.routes(market),
+        *activity_api.routes(activity),
+        *payment_api.routes(),
+    ]
+    routes += openapi.routes(routes, shem_version())
+    sessions = ClientSessions()
+    sessions.on_gone(market.collector_gone)
+    return build_app(routes, identity.principal, sessions), sessions
