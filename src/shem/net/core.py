@@ -1,7 +1,7 @@
 """The session layer of a node, sans IO: one socket's datagrams in, decisions out (spec §4 - §7).
 
 `receive`, `send`, `tick`, `next_deadline`, `outputs`. The parts: `relay_link` (our relay session),
-`dialler` and `acceptor` (handshakes), `router` (routes), `session` (what is established), `post`
+`dialler`, `acceptor` and `handshakes`, `router` (routes), `session` (what is established), `post`
 (the way out). This module only tells them what arrived. Rules:
 
 * sessions are found by source address, and their id must match; of a peer with an encrypted channel
@@ -22,8 +22,9 @@ from shem.kernel.errors import PeerError, UsageError
 from shem.kernel.ids import NodeId, node_id_from_bytes
 from shem.kernel.rates import RateLimit
 from shem.kernel.world import Rng
-from shem.net.acceptor import Acceptor, claimed_node
-from shem.net.dialler import DialFailed, Dialler, Established, Greet, Prove
+from shem.net.acceptor import Acceptor
+from shem.net.dialler import Dialler, Greet, Prove
+from shem.net.handshakes import Handshakes
 from shem.net.introductions import Introductions
 from shem.net.keyring import Keyring
 from shem.net.outputs import (
@@ -56,8 +57,6 @@ from shem.wire.relay_codec import decode_packet
 
 WATCH_INTERVAL_S: Final = 0.5
 """How often sessions and half-open tries are looked over."""
-RESUME_AGAIN_S: Final = (0.15, 0.5, 1.2)
-"""ResumeForwarding is not acknowledged, and without it a yagna stays silent."""
 STRANGER_RATE_PER_S: Final = 20.0
 """Answers per source address to those with whom we have no session."""
 STRANGER_BURST: Final = 40.0
@@ -113,10 +112,20 @@ class NodeCore:
         )
         self._next_watch = 0.0
         self._stranger_limit = RateLimit(STRANGER_RATE_PER_S, STRANGER_BURST)
+        self._handshakes = Handshakes(
+            self._post,
+            dialler=self._dialler,
+            acceptor=self._acceptor,
+            link=self.link,
+            router=self.router,
+            guard=self._guard,
+            keys=self.keys,
+            strangers=self._stranger_limit,
+        )
         self._hint_limit = RateLimit(HINT_RATE_PER_S, HINT_BURST)
         self._on_answer: dict[type, Callable[[Answer, r.Packet, float], None]] = {
-            Greet: self._on_handshake_answer,
-            Prove: self._on_handshake_answer,
+            Greet: self._handshakes.on_answer,
+            Prove: self._handshakes.on_answer,
             CheckAlive: self._on_pong,
             MeasureLatency: self._on_pong,
             LookUp: self._on_looked_up,
@@ -198,7 +207,7 @@ class NodeCore:
         """Somebody says that nobody is there (ICMP)."""
         self._now = now
         if failed := self._roaming.on_refused(address, now):
-            self._on_dial_failed(failed, now)
+            self._handshakes.on_failed(failed, now)
 
     def shutdown(self) -> None:
         """Say goodbye to everybody."""
@@ -252,9 +261,7 @@ class NodeCore:
         self._post.tick(now)
         for failed in self._post.requests.tick(now):
             self._on_unanswered(failed, now)
-        self._dialler.tick(now)
-        for address in self._dialler.overdue(now):
-            self._on_undialled(address, now)
+        self._handshakes.tick(now)
         self.link.tick(now)
         self.router.tick(now)
         self._secure.tick(now)
@@ -340,7 +347,7 @@ class NodeCore:
             case r.Request(_, r.Ping()):
                 self._on_ping(packet, source, session, now)
             case r.Request(_, r.Session() as body) if source != self.link.address:
-                self._on_handshake_request(packet, body, source, now)
+                self._handshakes.on_request(packet, body, source, now)
             case r.Response():
                 self._on_response(packet, source, session, now)
             case r.Control(r.ResumeForwarding()) if session is not None:
@@ -383,17 +390,6 @@ class NodeCore:
             self._post.respond(sid, packet.content.request_id, r.Pong(), source, code=code)
         self._dialler.on_ping(source, sid, now)
 
-    def _on_handshake_request(
-        self, packet: r.Packet, body: r.Session, source: Address, now: float
-    ) -> None:
-        if not packet.session_id:
-            claimed = claimed_node(body)
-            if claimed is not None and claimed < self._own_id:
-                # Both dial: the smaller id goes on, so that one session results.
-                self._dialler.yield_to_peer(source, now)
-        if established := self._acceptor.on_request(packet, body, source, now):
-            self._establish(established, now)
-
     def _on_response(
         self, packet: r.Packet, source: Address, session: Session | None, now: float
     ) -> None:
@@ -406,22 +402,10 @@ class NodeCore:
             else:
                 self._on_answer[type(answer.purpose)](answer, packet, now)
         elif isinstance(packet.content.body, r.Session) and packet.content.body.challenge_resp:
-            self._on_late_proof(packet.session_id, packet.content.body.challenge_resp, source, now)
+            proof = packet.content.body.challenge_resp
+            self._handshakes.on_late_proof(packet.session_id, proof, source, now)
         if packet.content.code == r.Code.UNAUTHORIZED and session is not None:
             self._end(session, "the other end does not know the session", now, tell=True)
-
-    def _on_late_proof(
-        self, session_id: bytes, proof: r.ChallengeResponse, source: Address, now: float
-    ) -> None:
-        """Take up a session that we gave up, or tell the peer that it is none: it waits for it."""
-        at_source = self.router.sessions.by_address.get(source)
-        is_known = at_source is not None and at_source.is_named(session_id)
-        if is_known or self._dialler.is_under_way(source, session_id):
-            return
-        if established := self._dialler.on_late_proof(source, session_id, proof):
-            self._establish(established, now)
-        elif session_id and source != self.link.address and self._stranger_limit.allow(source, now):
-            self._post.disconnect(session_id, source)
 
     def _on_disconnected(
         self,
@@ -439,7 +423,7 @@ class NodeCore:
             if session is not None:
                 self._end(session, "disconnected by the other end", now, tell=False)
             elif failed := self._dialler.on_disconnected(source, packet_sid):
-                self._on_dial_failed(failed, now)
+                self._handshakes.on_failed(failed, now)
             self._acceptor.drop(source, packet_sid)
         elif notice.slot is not None:
             if from_relay and (info := self.router.registry.by_slot(notice.slot)):
@@ -453,58 +437,6 @@ class NodeCore:
                 self.router.on_hint(node_id, now, from_relay=False)
 
     # --- answers
-
-    def _on_handshake_answer(self, answer: Answer, packet: r.Packet, now: float) -> None:
-        match self._dialler.on_answer(answer, packet, now):
-            case Established() as established:
-                self._establish(established, now)
-            case DialFailed() as failed:
-                self._on_dial_failed(failed, now)
-
-    def _on_dial_failed(self, failed: DialFailed, now: float) -> None:
-        if failed.target is None:
-            self.link.on_dialled(failed, now)
-            return
-        log.info("peer.undialled", peer=failed.target, address=failed.address, why=failed.reason)
-        self.router.on_dial_failed(failed.address, now)
-
-    def _on_undialled(self, address: Address, now: float) -> None:
-        is_dialling_us = self._acceptor.is_tried_by(address)
-        if failed := self._dialler.on_unanswered(address, now, is_dialling_us=is_dialling_us):
-            self._on_dial_failed(failed, now)
-
-    def _establish(self, established: Established, now: float) -> None:
-        address, sid = established.address, established.session_id
-        if address == self.link.address:
-            self.link.on_dialled(established, now)
-            return
-        ids = tuple(proven.node_id for proven in established.proven)
-        peer = Peer(ids[0], frozenset(ids), Assurance.PROVEN)
-        if self._loses_crossing(established, peer, now):
-            return
-        self._dialler.cancel(address)
-        is_initiator = established.is_initiator
-        session = Session(address, sid, peer, now, now, established.own_ids, is_initiator)
-        session.may_send = is_initiator
-        if is_initiator:
-            self._post.control(sid, r.ResumeForwarding(), address)
-            for delay in RESUME_AGAIN_S:
-                self._post.control(sid, r.ResumeForwarding(), address, at=now + delay)
-        log.info("session.up", peer=peer.node_id, address=address, dialled=established.is_initiator)
-        self._guard.take(session, now)
-
-    def _loses_crossing(self, established: Established, peer: Peer, now: float) -> bool:
-        """Both have dialled at once: agree on the session which the smaller id began."""
-        we_are_smaller = self._own_id < peer.node_id
-        if established.is_initiator is we_are_smaller:
-            return False
-        if we_are_smaller and self._dialler.has_answered(established.address):
-            return True  # ours will be complete in a moment
-        known = self.router.sessions.by_address.get(established.address)
-        if known is None or not known.is_fresh(now):
-            return False
-        is_same = (known.peer, known.own_ids) == (peer, established.own_ids)
-        return is_same and known.is_initiator is we_are_smaller
 
     def _on_registered(self, response: r.Response | None, now: float) -> None:
         self.link.on_registered(response, now)
@@ -557,7 +489,7 @@ class NodeCore:
     def _on_unanswered(self, failed: Unanswered, now: float) -> None:
         match failed.purpose:
             case Greet(address) | Prove(address):
-                self._on_undialled(address, now)
+                self._handshakes.on_undialled(address, now)
             case CheckAlive(session_id):
                 self._on_silence(session_id, failed.started, now)
             case LookUp(node_id):
