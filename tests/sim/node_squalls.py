@@ -1,4 +1,4 @@
-"""What goes wrong seldom: disks that are full, clocks that jump by an hour, addresses that change.
+"""What goes wrong seldom: full disks, clocks an hour wrong, new addresses, machines that stand.
 
 Drawn from a generator of its own, so that a seed in which none of it happens means what it always
 meant. `Storm` has these blow beside its own misfortunes, and heals what they leave.
@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from shem.kernel.world import SeededRng
 from tests.sim.node_disk import PROVIDER, REQUESTOR
 from tests.sim.node_world import SimNode, SimWorld
+from tests.sim.process import Process
 
 SHARE = 0.4
 """Of the seeds; the others have none of it."""
@@ -19,7 +20,8 @@ FULL_MAX_S = 30.0
 JUMP_NS = 3_600 * 10**9
 JUMP_MAX_S = 40.0
 AWAY_MAX_S = 3.0
-KINDS = ("roam", "full", "jump")
+STAND_MAX_S = 40.0
+KINDS = ("roam", "full", "jump", "stand")
 
 
 def drawn_kinds(seed: int) -> list[str]:
@@ -40,9 +42,15 @@ def _draw(rng: SeededRng) -> list[str]:
 class Squalls:
     """Rare misfortunes, one after the other."""
 
-    def __init__(self, world: SimWorld, nodes: tuple[SimNode, SimNode]) -> None:
+    def __init__(
+        self,
+        world: SimWorld,
+        nodes: tuple[SimNode, SimNode],
+        processes: Callable[[str], list[Process]],
+    ) -> None:
         self._world = world
         self._nodes = nodes
+        self._processes = processes
         self._rng = _rng_of(world.seed)
         self.kinds = _draw(self._rng)
 
@@ -52,6 +60,7 @@ class Squalls:
             "full": self._full,
             "jump": self._jump,
             "roam": self._roam,
+            "stand": self._stand,
         }
         while self.kinds:
             await self._world.clock.sleep(self._rng.unit() * BETWEEN_MAX_S)
@@ -89,3 +98,15 @@ class Squalls:
             await asyncio.sleep(away_s)
         finally:
             self._world.fabric.join(one, other)
+
+    async def _stand(self, tell: Callable[[str], None]) -> None:
+        """A whole machine stands still, as one that is suspended does."""
+        machine = (REQUESTOR, PROVIDER)[self._rng.below(2)]
+        for_s = self._rng.unit() ** 2 * STAND_MAX_S
+        tell(f"the {machine}'s machine stands for {for_s:.1f} s")
+        standing = [each for each in self._processes(machine) if not each.is_paused]
+        for process in standing:
+            process.pause()
+        await self._world.clock.sleep(for_s)
+        for process in standing:
+            process.resume()

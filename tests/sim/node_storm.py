@@ -51,6 +51,15 @@ class City:
     def victims(self) -> list[Startable]:
         return [self.requestor, self.provider, self.agent, *self.programs]
 
+    def processes(self, machine: str) -> list[Process]:
+        """Return what lives on one of the two machines."""
+        if machine == self.requestor.name:
+            found = [each.process for each in (self.requestor, *self.programs)]
+        else:
+            units = [unit.process for unit in self.agent.units.alive()]
+            found = [self.provider.process, self.agent.process, *units]
+        return [process for process in found if process is not None and process.alive]
+
 
 def found_city(folder: Path, seed: int) -> City:
     world = SimWorld(folder, seed)
@@ -73,7 +82,7 @@ class Storm:
         self._under_way: set[asyncio.Task[None]] = set()
         self.kinds = [kind for kind in KINDS if self._rng.unit() < 0.6] or ["crash"]
         self.happened: list[str] = []
-        self._squalls = Squalls(city.world, (city.requestor, city.provider))
+        self._squalls = Squalls(city.world, (city.requestor, city.provider), city.processes)
 
     async def blow(self) -> None:
         clock = self._city.world.clock

@@ -167,9 +167,28 @@ async def test_an_offer_that_only_a_wrong_clock_took_for_expired_is_matched_agai
         await _until(lambda: index.size("offer") == 0)
 
         clock.ahead_ns = 0
-        await _until(lambda: not index.is_loaded("offer"))
 
         assert await requestor.events("demand", await requestor.seek())
+
+
+async def test_offers_that_were_read_while_the_clock_was_wrong_are_read_again(
+    tmp_path: Path,
+) -> None:
+    fabric, clock = MemoryFabric(), JumpingClock()
+    async with running(fabric, tmp_path, PROVIDER_SECRET) as provider:
+        async with running(fabric, tmp_path, REQUESTOR_SECRET) as requestor:
+            demand = await requestor.seek()
+            await provider.publish()
+            assert await requestor.events("demand", demand)
+
+        world = World(clock=clock)
+        async with running(fabric, tmp_path, REQUESTOR_SECRET, world) as requestor:
+            clock.ahead_ns = 2 * TTL_NS
+            assert await requestor.events("demand", await requestor.seek(), timeout_s=0.0) == []
+
+            clock.ahead_ns = 0
+
+            assert await requestor.events("demand", await requestor.seek())
 
 
 async def _until(condition: Callable[[], bool]) -> None:

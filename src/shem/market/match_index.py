@@ -156,6 +156,8 @@ class MatchIndex:
     def __init__(self) -> None:
         self._sides = {OFFER: _Side(), DEMAND: _Side()}
         self._loaded: set[str] = set()
+        self.looked_ns = 0
+        """The latest moment at which something was left out because it had expired."""
 
     def is_loaded(self, kind: str) -> bool:
         """Tell whether the index knows all Offers, or all Demands."""
@@ -168,6 +170,7 @@ class MatchIndex:
         """Know nothing: each side is to be read again."""
         self._sides = {OFFER: _Side(), DEMAND: _Side()}
         self._loaded.clear()
+        self.looked_ns = 0
 
     def size(self, kind: str) -> int:
         return len(self._sides[kind].entries)

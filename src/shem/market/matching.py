@@ -44,6 +44,8 @@ PROPOSED_MAX: Final = 4_000
 PAGE: Final = 50
 """Rows read at once when the index is filled."""
 SWEEP_INTERVAL_S: Final = 60.0
+SET_BACK_NS: Final = 60 * NS_PER_S
+"""A clock that goes back by more was wrong before; by less, little was taken for expired."""
 SETTLED_STEP: Final = 1_000
 """Subscriptions by which the index grows until the garbage collector is told to leave it alone."""
 
@@ -89,19 +91,12 @@ async def propose(context: Context, unit: Unit, new: Subscription, now_ns: int) 
 
 
 async def sweep(context: Context) -> None:
-    """Take what has expired out of the index, again and again.
-
-    When the clock was set back meanwhile, what had expired may not have: the index begins anew.
-    """
+    """Take what has expired out of the index, again and again."""
     settled = 0
-    now_ns = context.now_ns()
     while True:
         await context.world.clock.sleep(SWEEP_INTERVAL_S)
-        before_ns, now_ns = now_ns, context.now_ns()
-        if now_ns < before_ns:
-            log.info("market.clock_set_back", seconds=(before_ns - now_ns) // NS_PER_S)
-            async with context.store.unit(MATCHING_KEY):
-                context.index.forget()
+        now_ns = context.now_ns()
+        context.index.looked_ns = max(context.index.looked_ns, now_ns)
         breath = Breath(context.world.clock)
         for subscription_id in context.index.expired(now_ns):
             context.index.remove(subscription_id)
@@ -122,9 +117,16 @@ def _settle() -> None:
 
 
 async def _fill(context: Context, unit: Unit, kind: str, now_ns: int, breath: Breath) -> None:
-    """Read one side of the index from the store, once; nobody adds to it meanwhile."""
+    """Read one side of the index from the store, once; nobody adds to it meanwhile.
+
+    When the clock was set back, what had expired may not have: the index begins anew.
+    """
+    if now_ns < context.index.looked_ns - SET_BACK_NS:
+        log.info("market.clock_set_back", seconds=(context.index.looked_ns - now_ns) // NS_PER_S)
+        context.index.forget()
     if context.index.is_loaded(kind):
         return
+    context.index.looked_ns = max(context.index.looked_ns, now_ns)
     last = ("", 0)
     while page := await page_of_active(unit.fetch, kind, last, now_ns, PAGE):
         for item in page:
