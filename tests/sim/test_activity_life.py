@@ -246,7 +246,7 @@ def test_an_error_proves_nothing_about_a_batch_that_was_sent_before(play: Play) 
         await asyncio.sleep(GRACE_S)
         town.agent.unit.unbind()
 
-        with pytest.raises(EndpointGone):
+        with pytest.raises(TimedOut, match="endpoint address not found"):
             await town.exec(activity, batch_id=BATCH)
 
         assert (await town.batches(activity))[BATCH]["state"] == "unknown"

@@ -133,14 +133,14 @@ class BatchWork:
                 return batch
             if news in (News.REFUSED, News.GONE):
                 assert error is not None
+                if batch.state is BatchState.UNKNOWN and news is News.REFUSED:
+                    raise unanswered(batch.batch_id, error)
                 raise error
             if batch.state is BatchState.NEVER:
                 raise refusal(batch)
             spent_s = clock.monotonic() - started
             await clock.sleep(min(max(PAUSE_S - spent_s, 0.0), max(left_s - spent_s, 0.0)))
-        raise TimedOut(
-            f"Timeout: batch {batch.batch_id} got no answer; ask for it before repeating"
-        )
+        raise unanswered(batch.batch_id)
 
     async def _attempt(
         self, activity: Activity, batch: Batch, script: Script, left_s: float
@@ -273,6 +273,12 @@ def _settled(batch: Batch) -> Batch:
     if batch.state is BatchState.ACCEPTED:
         return batch
     raise refusal(batch)
+
+
+def unanswered(batch_id: str, later: ShemError | None = None) -> TimedOut:
+    """Return the error of a batch that may have been accepted, whatever came `later`."""
+    words = "" if later is None else f" at first, then: {later.message}"
+    return TimedOut(f"Timeout: batch {batch_id} got no answer{words}; ask for it before repeating")
 
 
 def refusal(batch: Batch) -> ShemError:

@@ -7,7 +7,8 @@ acts for a REST client takes its `Caller` and asks `permissions.decide` first.
 from collections.abc import AsyncGenerator, Awaitable
 from typing import Final, Self, TypeVar
 
-from shem.activity.batchwork import BatchWork
+from shem.activity.batches import BatchState
+from shem.activity.batchwork import BatchWork, unanswered
 from shem.activity.creator import Creator
 from shem.activity.destroyer import Destroyer
 from shem.activity.eventlog import EVENTS_MAX, ProviderEvent, events_topic, load_events
@@ -259,6 +260,13 @@ class ActivityService:
             batch = await self._told(
                 activity, self._work.execute(activity, script, chosen, timeout_s)
             )
+        except ActivityEnded:
+            raise
+        except EndpointGone as error:
+            batch = await load_batch(self.store.fetch, activity_id, chosen)
+            if batch is not None and batch.state is BatchState.UNKNOWN:
+                raise unanswered(chosen, error) from error  # an ExeUnit that comes may get it yet
+            raise
         finally:
             if batch is None:
                 batch = await load_batch(self.store.fetch, activity_id, chosen)
