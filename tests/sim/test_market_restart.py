@@ -133,6 +133,47 @@ async def test_provider_that_died_while_approving_may_approve_again(tmp_path: Pa
             await requestor.market.wait(requestor.who, agreement, POLL_S)
 
 
+async def test_an_approval_whose_end_could_not_be_written_down_may_be_repeated(
+    tmp_path: Path,
+) -> None:
+    fabric = MemoryFabric()
+    async with (
+        requestor_on(fabric, tmp_path) as requestor,
+        provider_on(fabric, tmp_path) as provider,
+    ):
+        agreement = await propose(requestor, await negotiate(requestor, provider))
+        await requestor.market.confirm(requestor.who, agreement, None)
+        async with provider.store.unit(agreement) as unit:
+            row = await load_agreement(unit.fetch, agreement, Role.PROVIDER)
+            assert row is not None
+            move_agreement(unit, row, AgreementInput.APPROVE, approved_ns=1)
+
+        await provider.market.approve(provider.who, agreement, None, POLL_S)
+
+        await requestor.market.wait(requestor.who, agreement, POLL_S)
+        assert (await provider.row(agreement)).state == "Approved"
+
+
+async def test_an_approval_is_not_begun_again_while_it_is_under_way(tmp_path: Path) -> None:
+    fabric = MemoryFabric()
+    async with (
+        requestor_on(fabric, tmp_path) as requestor,
+        provider_on(fabric, tmp_path) as provider,
+    ):
+        agreement = await propose(requestor, await negotiate(requestor, provider))
+        await requestor.market.confirm(requestor.who, agreement, None)
+        requestor.outbox._deliverers["market.commit"] = _never
+        first = asyncio.create_task(provider.market.approve(provider.who, agreement, None, 1))
+        await _until_state(provider, agreement, "Approving")
+
+        with pytest.raises(ShemError, match="from Approving to Approving"):
+            await provider.market.approve(provider.who, agreement, None, 1)
+
+        assert not first.done()
+        with pytest.raises(ShemError, match="Timeout"):
+            await first
+
+
 async def test_requestor_that_died_before_its_commit_commits_after_its_return(
     tmp_path: Path,
 ) -> None:

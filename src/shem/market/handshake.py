@@ -6,6 +6,7 @@ what came out. The requestor's commit is posted together with its `Approving` (s
 at its start goes back to `Pending`, and a commit that comes then makes the requestor do the same.
 """
 
+from dataclasses import replace
 from typing import Any, Final
 
 import structlog
@@ -55,6 +56,8 @@ class Handshake:
     def __init__(self, context: Context, outbound: AgreementOutbound) -> None:
         self._context = context
         self._outbound = outbound
+        self._approving: set[AgreementId] = set()
+        """Approvals under way; what else is `Approving` could not be taken back on a full disk."""
 
     async def repair(self) -> None:
         """Let what was being approved when the node died be approved again (§8.2)."""
@@ -140,6 +143,23 @@ class Handshake:
         self, who: Caller, agreement_id: AgreementId, session: str | None, timeout_s: float
     ) -> None:
         """Approve, and return once the requestor has committed."""
+        is_alone = agreement_id not in self._approving
+        self._approving.add(agreement_id)
+        try:
+            await self._approve(who, agreement_id, session, timeout_s, is_alone=is_alone)
+        finally:
+            if is_alone:
+                self._approving.discard(agreement_id)
+
+    async def _approve(
+        self,
+        who: Caller,
+        agreement_id: AgreementId,
+        session: str | None,
+        timeout_s: float,
+        *,
+        is_alone: bool,
+    ) -> None:
         deadline = self._context.world.clock.monotonic() + timeout_s
         async with self._context.store.unit(agreement_id) as unit:
             row = await row_for(
@@ -147,6 +167,8 @@ class Handshake:
             )
             if row.state is AgreementState.CANCELLED:
                 raise Gone("Cancelled")
+            if row.state is AgreementState.APPROVING and is_alone:
+                row = replace(row, state=move_agreement(unit, row, AgreementInput.REVERT))
             require_possible(self._context, row, AgreementInput.APPROVE)
             approved_ns = max(self._context.now_ns(), (row.approved_ns or 0) + 1)
             move_agreement(
