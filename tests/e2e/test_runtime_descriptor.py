@@ -65,7 +65,7 @@ async def test_a_foreign_runtime_is_offered_rented_and_counted(short_dir: Path) 
             [offer] = await rest.market.offers.mine()
             assert offer.properties["golem.runtime.name"] == "small"
             assert offer.properties["golem.runtime.flavour"] == "tests"
-            assert offer.properties["golem.runtime.capabilities"] == ["small"]
+            assert offer.properties["golem.runtime.capabilities"] == ["manifest-support", "small"]
             assert "(golem.x=1)" in offer.constraints
         async with golem_at(net) as golem, golem.rent(Demanded(net.package)) as activity:
             result = await activity.run("/echo", "hello", "there")
