@@ -272,6 +272,8 @@ class ExeUnit:
         self.stream_pause_s = 0.0
         self.auto = True
         self.alive = True
+        self.refuses: str | None = None
+        """Why nothing new is accepted."""
         self._legacy = legacy
         self._town = town
         self._changed = asyncio.Event()
@@ -365,6 +367,8 @@ class ExeUnit:
             raise UsageError(f"Batch {batch_id} already exists")
         if batch_id in self.never:
             raise UsageError(f"Batch {batch_id} was resolved as never accepted")
+        if self.refuses is not None:
+            raise UsageError(self.refuses)
         self.batches[batch_id] = RunningBatch(script)
         if self.auto:
             self.finish_all(batch_id)

@@ -258,6 +258,24 @@ def test_an_error_proves_nothing_about_a_batch_that_was_sent_before(play: Play) 
     play(story)
 
 
+def test_a_refusal_of_what_was_sent_before_is_told_as_no_answer(play: Play) -> None:
+    async def story(town: Town) -> None:
+        activity = await town.create()
+        town.requestor.net.drops = requests("Exec", times=1)
+        town.agent.unit.refuses = "No space left on device"
+
+        with pytest.raises(TimedOut, match=r"at first, then: .*No space left"):
+            await town.exec(activity, batch_id=BATCH)
+
+        assert (await town.batches(activity))[BATCH]["state"] == "never"  # it was asked
+        other = BatchId("f" * 32)
+        with pytest.raises(UsageError, match="No space left"):
+            await town.exec(activity, batch_id=other)
+        assert (await town.batches(activity))[other]["state"] == "refused"
+
+    play(story)
+
+
 def test_a_batch_that_found_no_exeunit_is_told_again_as_one_that_never_ran(play: Play) -> None:
     async def story(town: Town) -> None:
         activity = await town.create()
