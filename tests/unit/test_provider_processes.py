@@ -6,17 +6,18 @@ import sys
 from pathlib import Path
 
 from shem.kernel.world import World
-from shem.provider.exeunits import ExeUnitProcess, adopt, end_process, start_process
+from shem.provider.exeunits import LOG_NAME, ExeUnitProcess, adopt, end_process, start_process
 
 OBEDIENT = "import time; print('up', flush=True)\nwhile True: time.sleep(1)"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + OBEDIENT
 
 
 async def start(tmp_path: Path, code: str, *args: str) -> ExeUnitProcess:
+    """Start a process in a directory of its own, whose log says when it is up."""
     command = [sys.executable, "-c", code, *args]
     process = await start_process(command, work_dir=tmp_path, gsb_url="unix:/x", world=World())
     async with asyncio.timeout(10):
-        while "up" not in (tmp_path / "exe-unit.log").read_text():  # noqa: ASYNC110
+        while "up" not in (tmp_path / LOG_NAME).read_text():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     return process
 
@@ -56,9 +57,9 @@ async def test_a_process_that_was_not_written_down_is_found_by_its_command_line(
 async def test_one_started_in_the_place_of_one_that_was_written_down_is_found(
     tmp_path: Path,
 ) -> None:
-    first = await start(tmp_path, OBEDIENT, "service-bus", "activity-4713")
+    first = await start(tmp_path / "first", OBEDIENT, "service-bus", "activity-4713")
     await end_process(first, World(), patience_s=5)
-    second = await start(tmp_path, OBEDIENT, "service-bus", "activity-4713")
+    second = await start(tmp_path / "second", OBEDIENT, "service-bus", "activity-4713")
 
     found = adopt(first.pid, first.started, "activity-4713")
 
