@@ -233,6 +233,32 @@ async def test_an_offer_of_a_clock_that_was_ahead_is_published_anew_when_that_is
     assert 3_590_000 < asked[0] - asked[1] < 3_610_000
 
 
+async def test_an_offer_that_seemed_ahead_is_replaced_though_its_withdrawal_got_no_answer(
+    node: ScriptedNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the time that is clear the clock may be right again, and the offer is gone anyway."""
+    monkeypatch.setattr(negotiator_module, "WITHDRAW_TIMEOUT_S", 0.2)
+    clock = WrongClock()
+    heals_s = 0.0
+
+    def withdraw(_: Call) -> Answer:
+        nonlocal heals_s
+        clock.ahead_ns = WrongClock.ahead_ns
+        heals_s = heals_s or time.monotonic() + 0.5
+        return LOST if time.monotonic() < heals_s else Answer(204)
+
+    node.answer("GET", EVENTS, Answer(408, {"message": "Timeout"}))
+    node.answer("DELETE", f"{MARKET}/offers/*", withdraw)
+
+    async with negotiating(node, tmp_path / "agent.db", clock):
+        await polls(node, 1)
+        clock.ahead_ns = 0
+        await withdrawals(node, 2)
+        await polls(node, node.count("GET", EVENTS) + 1)
+
+    assert node.count("POST", f"{MARKET}/offers") == 2
+
+
 @pytest.mark.parametrize(("ahead_s", "kept"), [(0, True), (3_600, False)])
 async def test_an_earlier_agents_offer_is_kept_unless_its_clock_was_ahead(
     node: ScriptedNode, tmp_path: Path, ahead_s: int, kept: bool

@@ -81,8 +81,9 @@ class Negotiator:
         back_off = BackOff(self._world)
         self._subscription = await self._published_before()
         while not self._withdrawn:
-            if self._is_ahead(self._published_ns):
-                await self._take_back()
+            if self._subscription is not None and self._is_ahead(self._published_ns):
+                answers.create_task(self._withdraw_at_last(self._subscription))
+                self._subscription = None
             try:
                 if self._subscription is None:
                     self._subscription = await self._publish()
@@ -117,6 +118,14 @@ class Negotiator:
         """
         self._withdrawn = True
         await self._take_back()
+
+    async def _withdraw_at_last(self, subscription: str) -> None:
+        """Take an offer back whose place another takes, however long the node does not answer."""
+        offers = self._client.market.offers
+        try:
+            await until_answered("withdraw", lambda: offers.withdraw(subscription), self._world)
+        except ShemError as error:
+            log.info("offer.not_withdrawn", offer=self._name, reason=str(error))
 
     async def _take_back(self) -> None:
         if self._subscription is None:
