@@ -17,7 +17,7 @@ from typing import Final
 import structlog
 
 from shem.kernel import times
-from shem.kernel.errors import ShemError
+from shem.kernel.errors import ShemError, UsageError
 from shem.kernel.times import NS_PER_S
 from shem.kernel.world import World
 from shem.provider.agreements import Agreements
@@ -152,7 +152,7 @@ class Negotiator:
         mine = await until_answered("own offers", self._client.market.offers.mine, self._world)
         for offer in mine:
             if offer.offer_id == self._subscription and digest == self._digest():
-                self._published_ns = times.parse(offer.timestamp)
+                self._published_ns = _moment(offer.timestamp)
                 if not self._is_ahead(self._published_ns):
                     log.info("offer.kept", offer=self._name, subscription=self._subscription)
                     return self._subscription
@@ -246,3 +246,11 @@ class Negotiator:
     def _digest(self) -> str:
         text = json.dumps(self._offer.properties, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _moment(timestamp: str) -> int:
+    """Return when a node says that an offer was published; 0 when it does not say."""
+    try:
+        return times.parse(timestamp)
+    except UsageError:
+        return 0
