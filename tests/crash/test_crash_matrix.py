@@ -66,7 +66,7 @@ async def net(request: pytest.FixtureRequest) -> AsyncIterator[Devnet]:
     failed_before = request.session.testsfailed
     async with Devnet(short) as devnet:
         yield devnet
-    assert devnet.killed_at_end == 0
+    assert devnet.killed_at_end == []
     if request.session.testsfailed == failed_before:
         shutil.rmtree(short, ignore_errors=True)
 

@@ -45,7 +45,7 @@ async def net() -> AsyncIterator[Devnet]:
     short = Path(tempfile.mkdtemp(prefix="shem-crash-", dir="/tmp"))
     async with Devnet(short, env=clock_environment(short)) as devnet:
         yield devnet
-    assert devnet.killed_at_end == 0
+    assert devnet.killed_at_end == []
     shutil.rmtree(short, ignore_errors=True)
 
 

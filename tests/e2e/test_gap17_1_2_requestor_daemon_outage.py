@@ -21,7 +21,7 @@ async def test_a_killed_daemon_comes_back_and_an_attached_program_misses_nothing
 
     broken = [check for check in story.checks if not check.kept]
     assert broken == []
-    assert net.killed_at_end == 0
+    assert net.killed_at_end == []
 
 
 async def test_a_program_that_waits_sits_the_daemons_outage_out(short_dir: Path) -> None:

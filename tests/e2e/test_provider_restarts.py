@@ -55,7 +55,7 @@ async def test_an_agent_that_was_killed_takes_its_exe_unit_up_again(short_dir: P
             await until(lambda: _no_units(net))
             state = await activity.state()
             assert state.current == "Terminated"
-        assert net.killed_at_end == 0
+        assert net.killed_at_end == []
 
 
 async def test_an_agent_that_was_stopped_leaves_its_exe_unit_running(short_dir: Path) -> None:

@@ -69,7 +69,7 @@ class Devnet:
         self.mark = secrets.token_hex(8)
         self._env = {**clean_environment(), **(env or {}), MARK_VARIABLE: self.mark}
         self._stack = AsyncExitStack()
-        self.killed_at_end = 0
+        self.killed_at_end: list[str] = []
         """Processes that were still there after all had been asked to stop."""
 
     async def __aenter__(self) -> Self:

@@ -107,8 +107,8 @@ class Demo:
     def _check_nothing_left(self, net: Devnet) -> None:
         left = len(left_behind(net.mark, net.directory))
         hosts = len(namespace.left_behind())
-        seen = f"{left} and {hosts} left, {net.killed_at_end} had to be killed"
-        nothing = left == hosts == net.killed_at_end == 0
+        seen = f"{left} and {hosts} left, {len(net.killed_at_end)} had to be killed"
+        nothing = left == hosts == len(net.killed_at_end) == 0
         promised = "no process and no host is left behind"
         self.checks.append(Check(promised, seen, nothing, THE_END))
 

@@ -9,6 +9,7 @@ never to a stranger with the same number.
 import asyncio
 import contextlib
 import os
+import shlex
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -178,17 +179,23 @@ async def nurseries_ended(mark: str, directory: Path, world: World) -> None:
         await world.clock.sleep(POLL_S)
 
 
-async def sweep(mark: str, directory: Path, world: World) -> int:
-    """Kill what `left_behind` finds until it finds nothing; returns how many there were."""
-    killed: set[int] = set()
+async def sweep(mark: str, directory: Path, world: World) -> list[str]:
+    """Kill what `left_behind` finds until it finds nothing; returns what each of them was."""
+    killed: dict[int, str] = {}
     deadline = world.clock.monotonic() + KILL_TIMEOUT_S
     while found := left_behind(mark, directory):
         for process in found:
-            killed.add(process.pid)
             with contextlib.suppress(psutil.NoSuchProcess):
+                killed.setdefault(process.pid, _described(process))
                 process.kill()
         if world.clock.monotonic() > deadline:
             pids = ", ".join(str(process.pid) for process in found)
             raise DevnetError(f"processes {pids} cannot be ended")
         await world.clock.sleep(POLL_S)
-    return len(killed)
+    return [*killed.values()]
+
+
+def _described(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.AccessDenied, OSError):
+        return f"{process.pid}: {shlex.join(process.cmdline())} in {process.cwd()}"
+    return str(process.pid)
