@@ -11,7 +11,8 @@ from shem.market.announcer import IDS_PER_BROADCAST, Announcer
 from shem.market.discovery import GREETING_PAUSES_S, OWN_AGAIN_S, OWN_DELAY_S
 from shem.net.memory import MemoryFabric
 from shem.net.types import Channel, Peer
-from shem.store.committer import InlineCommitter
+from shem.store.committer import Batch, Durable, InlineCommitter
+from shem.store.unit import StorageFull
 from tests.sim.market_pair import PROVIDER_SECRET, REQUESTOR_SECRET, Side, running
 from tests.sim.virtual_time import VirtualClock, run_virtually
 
@@ -116,3 +117,43 @@ async def test_a_stream_that_breaks_under_the_question_for_an_offer_costs_a_mome
 
         assert len(await requestor.events("demand", demand, timeout_s=OWN_AGAIN_S[0] - 0.2)) == 1
         assert broken
+
+
+class SmallDisk(InlineCommitter):
+    """A disk that may be full."""
+
+    is_full = False
+    refused = 0
+
+    def submit(self, batch: Batch, *, patient: bool = False) -> Durable:
+        if self.is_full:
+            self.refused += 1
+            raise StorageFull
+        return super().submit(batch, patient=patient)
+
+
+async def hears_with_a_full_disk(folder: Path) -> list[object]:
+    """Let a requestor hear of an Offer while it has no room for it."""
+    fabric = MemoryFabric()
+    world = World(clock=VirtualClock())
+    disk = SmallDisk()
+    async with (
+        running(fabric, folder, REQUESTOR_SECRET, world, committer=disk) as requestor,
+        running(fabric, folder, PROVIDER_SECRET, world, committer=InlineCommitter()) as provider,
+    ):
+        demand = await requestor.seek()
+        await asyncio.sleep(2 * sum(GREETING_PAUSES_S))
+        disk.is_full = True
+        await provider.publish()
+        await asyncio.sleep(2 * OWN_DELAY_S)
+        disk.is_full = False
+        assert disk.refused > 0
+
+        return await requestor.events("demand", demand, timeout_s=sum(OWN_AGAIN_S))
+
+
+def test_an_offer_for_which_there_was_no_room_is_taken_when_it_is_said_again(
+    tmp_path: Path,
+) -> None:
+    """Its announcer has done nothing wrong, and is listened to."""
+    assert len(run_virtually(hears_with_a_full_disk(tmp_path))) == 1

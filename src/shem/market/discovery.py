@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from shem.kernel.caller import Caller
-from shem.kernel.errors import PeerError, ShemError, TimedOut, Unreachable
+from shem.kernel.errors import PeerError, ShemError, StorageFault, TimedOut, Unreachable
 from shem.kernel.ids import NodeId, SubscriptionId
 from shem.kernel.tasks import TaskScope
 from shem.market.announcer import Announcer
@@ -49,6 +49,8 @@ ROUND_MEAN_S: Final = 240.0
 ROUND_IDS_MAX: Final = 200
 GET_TIMEOUT_S: Final = 3.0
 GET_AGAIN_S: Final = 0.2
+NOT_THE_SENDERS: Final = (Unreachable, TimedOut, StorageFault)
+"""Failures for which nobody is banned: a broken path, and a disk of ours without room."""
 BAN_S: Final = 300.0
 BANNED_MAX: Final = 1_000
 RECEIVING_MAX: Final = 64
@@ -199,7 +201,7 @@ class Discovery:
             stored = await self._store(sender, set(wanted), rows)
         except ShemError as error:
             log.info("market.get_failed", peer=sender, reason=error.message)
-            if not isinstance(error, Unreachable | TimedOut):
+            if not isinstance(error, NOT_THE_SENDERS):
                 self._ban(sender)
             return
         finally:
