@@ -112,18 +112,12 @@ class SimNet(MemoryNet):
         super().__init__(fabric, (identity,), Assurance.PROVEN)
         self._sim = fabric
         self._process = process
-        self._on_online: list[Callable[[], None]] = []
         self.trace = Trace(VirtualClock(), lambda _is_on: None)
 
     async def __aenter__(self) -> "SimNet":
         await super().__aenter__()
         self._process.at_death.append(lambda: self._sim.vanish(self))
-        for fn in self._on_online:
-            fn()
         return self
-
-    def on_online(self, fn: Callable[[], None]) -> None:
-        self._on_online.append(fn)
 
     def seek(self, node_id: NodeId) -> None:
         try:

@@ -157,3 +157,26 @@ def test_an_offer_for_which_there_was_no_room_is_taken_when_it_is_said_again(
 ) -> None:
     """Its announcer has done nothing wrong, and is listened to."""
     assert len(run_virtually(hears_with_a_full_disk(tmp_path))) == 1
+
+
+async def comes_online_last(folder: Path) -> list[object]:
+    """Let a provider say its Offer, again and again, before a requestor finds the relay."""
+    fabric = MemoryFabric()
+    world = World(clock=VirtualClock())
+    async with (
+        running(fabric, folder, REQUESTOR_SECRET, world, committer=InlineCommitter()) as requestor,
+        running(fabric, folder, PROVIDER_SECRET, world, committer=InlineCommitter()) as provider,
+    ):
+        fabric.cut(requestor.node_id, provider.node_id)
+        demand = await requestor.seek()
+        await provider.publish()
+        await asyncio.sleep(2 * sum(OWN_AGAIN_S))
+        fabric.join(requestor.node_id, provider.node_id)
+        requestor.net.come_online()
+
+        return await requestor.events("demand", demand, timeout_s=sum(OWN_AGAIN_S))
+
+
+def test_who_comes_online_asks_for_what_was_said_before(tmp_path: Path) -> None:
+    """As after a relay has lost its memory: each node finds it again in its own time."""
+    assert len(run_virtually(comes_online_last(tmp_path))) == 1

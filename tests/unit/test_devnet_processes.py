@@ -76,14 +76,14 @@ async def test_what_a_killed_child_left_is_found_by_its_mark_and_swept(tmp_path:
 
     killed = await sweep("orphans", tmp_path, WORLD)
 
-    assert killed == 1
+    assert len(killed) == 1
     assert not is_alive(orphan)
 
 
 async def test_processes_of_another_devnet_are_left_alone(tmp_path: Path) -> None:
     child = await _start(tmp_path, SLEEPS, mark="other")
 
-    assert await sweep("mine", tmp_path, WORLD) == 0
+    assert await sweep("mine", tmp_path, WORLD) == []
 
     assert child.alive
     await child.kill()
@@ -129,12 +129,12 @@ async def test_a_nursery_is_given_the_time_to_end_by_itself(
     await _start(tmp_path, brief, "nurseries", "exe-unit", "nursery")
 
     await nurseries_ended("nurseries", tmp_path, WORLD)
-    assert await sweep("nurseries", tmp_path, WORLD) == 0
+    assert await sweep("nurseries", tmp_path, WORLD) == []
 
     monkeypatch.setattr("shem.devnet.processes.NURSERY_TIMEOUT_S", 0.2)
     await _start(tmp_path, SLEEPS, "nurseries", "exe-unit", "nursery")
     await nurseries_ended("nurseries", tmp_path, WORLD)
-    assert await sweep("nurseries", tmp_path, WORLD) == 1
+    assert len(await sweep("nurseries", tmp_path, WORLD)) == 1
 
 
 async def test_nobody_waits_for_what_is_no_nursery(tmp_path: Path) -> None:
@@ -143,5 +143,5 @@ async def test_nobody_waits_for_what_is_no_nursery(tmp_path: Path) -> None:
 
     await nurseries_ended("others", tmp_path, WORLD)
 
-    assert await sweep("others", tmp_path, WORLD) == 1
+    assert len(await sweep("others", tmp_path, WORLD)) == 1
     assert WORLD.clock.monotonic() - began < NURSERY_TIMEOUT_S

@@ -43,7 +43,7 @@ log = structlog.get_logger()
 OWN_DELAY_S: Final = 0.05
 """Own news go out at once; legacy nodes take five seconds."""
 OWN_AGAIN_S: Final[tuple[float, ...]] = (1.0, 4.0, 16.0)
-"""After which pauses own news, and all our own at a start, are said again: they may be lost."""
+"""After which pauses own news, and all our own once we are online, are said again, for the lost."""
 FOREIGN_DELAY_S: Final = 1.0
 ROUND_MEAN_S: Final = 240.0
 ROUND_IDS_MAX: Final = 200
@@ -93,6 +93,7 @@ class Discovery:
         self._kept = 0
         self._count_at = 0.0
         self._stirred = asyncio.Event()
+        self._came_online = True
         broadcast.subscribe(OFFERS_TOPIC, self._hear_offers)
         broadcast.subscribe(UNSUBSCRIBES_TOPIC, self._hear_unsubscribes)
         broadcast.subscribe(NEW_NEIGHBOUR_TOPIC, self._hear_neighbour)
@@ -119,13 +120,25 @@ class Discovery:
             scope.spawn(self._offers.run(), "market offers")
             scope.spawn(self._unsubscribes.run(), "market unsubscribes")
             scope.spawn(self._greet_at_start(), "market greeting")
-            again_s = OWN_AGAIN_S
             while True:
                 self._stirred.clear()
-                await self._say_all(again_s)
-                again_s = ()
+                await self._say_all(self._own_again_s())
                 wait_s = ROUND_MEAN_S * (0.5 + self._context.world.rng.unit())
                 await self._until_stirred(wait_s)
+                if self._came_online:
+                    await self.greet()
+
+    def _own_again_s(self) -> tuple[float, ...]:
+        came_online, self._came_online = self._came_online, False
+        return OWN_AGAIN_S if came_online else ()
+
+    def online(self) -> None:
+        """The relay knows us again, and perhaps nobody else yet: ask anew, and tell as at a start.
+
+        A relay that lost its memory is found again by each node in its own time.
+        """
+        self._came_online = True
+        self._stirred.set()
 
     def peer_up(self, peer: NodeId) -> None:
         """Somebody can be reached, perhaps after a time alone: do not wait for the next round."""

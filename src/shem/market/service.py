@@ -101,6 +101,7 @@ class NodeIdentities(Identities, Protocol):
 class SignsOfLife(Protocol):
     """What the market needs of `net.service.Net`."""
 
+    def on_online(self, fn: Callable[[], None]) -> None: ...
     def on_peer_up(self, fn: Callable[[NodeId], None]) -> None: ...
 
 
@@ -139,6 +140,7 @@ class MarketService:
         LocalMarket(context, self._endings)
         self._scope = TaskScope()
         if net is not None:
+            net.on_online(self._discovery.online)
             net.on_peer_up(self._discovery.peer_up)
             net.on_peer_up(self._reconciler.peer_up)
 

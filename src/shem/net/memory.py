@@ -119,10 +119,12 @@ class MemoryNet:
         self._on_message: list[Callable[[Peer, Channel, bytes], None]] = []
         self._on_lost: list[Callable[[NodeId, Channel], None]] = []
         self._on_peer_up: list[Callable[[NodeId], None]] = []
+        self._on_online: list[Callable[[], None]] = []
         self._received = self._sent = 0
 
     async def __aenter__(self) -> Self:
         self._fabric.add(self)
+        self.come_online()
         return self
 
     async def __aexit__(
@@ -139,8 +141,16 @@ class MemoryNet:
     def on_lost(self, fn: Callable[[NodeId, Channel], None]) -> None:
         self._on_lost.append(fn)
 
+    def on_online(self, fn: Callable[[], None]) -> None:
+        self._on_online.append(fn)
+
     def on_peer_up(self, fn: Callable[[NodeId], None]) -> None:
         self._on_peer_up.append(fn)
+
+    def come_online(self) -> None:
+        """Be told what a node is told when it has found its relay, again or for the first time."""
+        for fn in self._on_online:
+            fn()
 
     async def send(
         self,

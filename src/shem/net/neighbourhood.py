@@ -45,7 +45,8 @@ class Neighbourhood:
         return self._cached[1]
 
     def keep(self, nodes: list[NodeId], now: float) -> None:
-        self._cached = (now + CACHED_S, nodes)
+        """Remember them for a while; that nobody is there is asked again each time."""
+        self._cached = (now + CACHED_S, nodes) if nodes else None
 
     def forget(self) -> None:
         self._cached = None
