@@ -21,6 +21,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 import psutil
 
+from shem.devnet.daemons import free_port
 from shem.kernel.ids import NodeId, SubscriptionId
 from shem.kernel.times import NS_PER_S
 from shem.kernel.world import World
@@ -36,7 +37,6 @@ from shem.net.memory import MemoryFabric
 from shem.store.datadir import DATABASE_FILE
 from shem.store.open import open_store
 from shem.store.unit import Store
-from tests.interop.daemon import free_port
 from tests.sim import market_pair
 from tests.sim.market_pair import PROVIDER_SECRET, REQUESTOR_SECRET, Side, running
 

@@ -208,7 +208,7 @@ async def siege(directory: Path, *, loaded: bool = True) -> AsyncIterator[Siege]
             yield Siege(net, rng, load, trader, verdict, unit)
         finally:
             await load.cancel()
-    assert net.killed_at_end == []
+    assert net.killed_at_end == [], net.killed_at_end
 
 
 async def rent(net: Devnet) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from shem.devnet.daemons import free_port
 from shem.identity.keys import PrivateKey
 from shem.kernel.ids import NodeId
 from shem.kernel.world import SystemRng
@@ -30,12 +31,6 @@ PASSED_ON = ("PATH", "LANG", "TERM", "PYTHONPATH", "SHEM_LOG_LEVEL")
 def environment(names: Iterable[str]) -> dict[str, str]:
     """Return those of our own variables that a child may have."""
     return {name: os.environ[name] for name in names if name in os.environ}
-
-
-def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @dataclass

@@ -9,15 +9,15 @@ import psutil
 import pytest
 
 from shem.devnet.processes import (
+    IDLE_TIMEOUT_S,
     MARK_VARIABLE,
-    NURSERY_TIMEOUT_S,
     Child,
     DevnetError,
     clean_environment,
+    idle_ended,
     is_alive,
     is_exe_unit,
     left_behind,
-    nurseries_ended,
     sweep,
 )
 from shem.kernel.world import World
@@ -127,13 +127,14 @@ async def test_a_nursery_is_given_the_time_to_end_by_itself(
 ) -> None:
     brief = "import time; print('up', flush=True); time.sleep(0.3)"
     await _start(tmp_path, brief, "nurseries", "exe-unit", "nursery")
+    await _start(tmp_path, brief, "nurseries", "exe-unit", "offer-template")
 
-    await nurseries_ended("nurseries", tmp_path, WORLD)
+    await idle_ended("nurseries", tmp_path, WORLD)
     assert await sweep("nurseries", tmp_path, WORLD) == []
 
-    monkeypatch.setattr("shem.devnet.processes.NURSERY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("shem.devnet.processes.IDLE_TIMEOUT_S", 0.2)
     await _start(tmp_path, SLEEPS, "nurseries", "exe-unit", "nursery")
-    await nurseries_ended("nurseries", tmp_path, WORLD)
+    await idle_ended("nurseries", tmp_path, WORLD)
     assert len(await sweep("nurseries", tmp_path, WORLD)) == 1
 
 
@@ -141,7 +142,7 @@ async def test_nobody_waits_for_what_is_no_nursery(tmp_path: Path) -> None:
     began = WORLD.clock.monotonic()
     await _start(tmp_path, SLEEPS, "others")
 
-    await nurseries_ended("others", tmp_path, WORLD)
+    await idle_ended("others", tmp_path, WORLD)
 
     assert len(await sweep("others", tmp_path, WORLD)) == 1
-    assert WORLD.clock.monotonic() - began < NURSERY_TIMEOUT_S
+    assert WORLD.clock.monotonic() - began < IDLE_TIMEOUT_S

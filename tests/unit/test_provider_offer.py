@@ -1,10 +1,12 @@
 """The offer: what a requestor's constraints and a later payment need is in it."""
 
+import asyncio
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from shem.exeunit.runtimes.choice import OFFER_TEMPLATE
@@ -151,6 +153,22 @@ async def test_only_runtimes_that_work_are_offered(monkeypatch: pytest.MonkeyPat
 
 def test_without_descriptors_there_are_the_built_in_runtimes() -> None:
     assert [descriptor.name for descriptor in load_descriptors(None)] == ["wasmtime", "container"]
+
+
+async def test_a_supervisor_whose_answer_nobody_waits_for_is_ended(tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    code = "import os, sys, time; os.symlink(str(os.getpid()), sys.argv[1]); time.sleep(60)"
+    silent = Descriptor("x", "1", (sys.executable, "-c", code, str(told)))
+    question = asyncio.create_task(offer_template(silent))
+    async with asyncio.timeout(20):
+        while not told.is_symlink():  # noqa: ASYNC110 - another process makes it
+            await asyncio.sleep(0.01)
+
+    question.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await question
+
+    assert not psutil.pid_exists(int(told.readlink().name))
 
 
 async def test_missing_supervisor_is_refused() -> None:

@@ -28,9 +28,9 @@ from shem.devnet.processes import (
     MARK_VARIABLE,
     Child,
     clean_environment,
+    idle_ended,
     is_exe_unit,
     left_behind,
-    nurseries_ended,
     sweep,
 )
 from shem.identity.keys import PrivateKey
@@ -162,7 +162,7 @@ class Devnet:
                 getattr(self, "relay", None),
             ]
             await asyncio.gather(*(program.stop() for program in programs if program))
-            await nurseries_ended(self.mark, self.directory, self.world)
+            await idle_ended(self.mark, self.directory, self.world)
         finally:
             self.killed_at_end = await sweep(self.mark, self.directory, self.world)
             await self._stack.aclose()

@@ -1,8 +1,10 @@
 """The long-running programs of a devnet: processes that can be killed and started again."""
 
+import secrets
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -14,6 +16,9 @@ from shem.rest.client import RestClient
 
 READY_TIMEOUT_S: Final = 30.0
 SUBNET: Final = "devnet"
+PORTS: Final = range(20_000, 32_000)
+"""Not those that systems give away by themselves, between our look and our use of one."""
+PORT_TRIES: Final = 100
 
 
 def shem_command() -> list[str]:
@@ -24,11 +29,14 @@ def shem_command() -> list[str]:
     return [sys.executable, "-c", "from shem.cli.main import main; main()"]
 
 
-def free_port(kind: socket.SocketKind) -> int:
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
+    """Return a port of loopback that nobody uses, nor will by chance."""
+    for _ in range(PORT_TRIES):
+        port = secrets.choice(PORTS)
+        with socket.socket(socket.AF_INET, kind) as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise DevnetError(f"{PORT_TRIES} ports between {PORTS.start} and {PORTS.stop} are all taken")
 
 
 @dataclass(slots=True)

@@ -20,15 +20,15 @@ import psutil
 
 from shem.kernel.errors import ShemError
 from shem.kernel.world import Process, World
-from shem.provider.exeunits import NURSERY, activity_of
+from shem.provider.exeunits import activity_of
 
 MARK_VARIABLE: Final = "SHEM_DEVNET"
 EXE_UNIT: Final = "exe-unit"
 STOP_TIMEOUT_S: Final = 8.0
 """From SIGTERM to SIGKILL."""
 KILL_TIMEOUT_S: Final = 5.0
-NURSERY_TIMEOUT_S: Final = 8.0
-"""A nursery ends when its agent has; it may be importing just then."""
+IDLE_TIMEOUT_S: Final = 8.0
+"""What serves no activity ends when its agent has; it may be importing just then."""
 POLL_S: Final = 0.05
 LOG_TAIL_LINES: Final = 12
 FOREIGN_SETTINGS: Final = ("YAGNA_", "YA_", "SHEM_", "GSB_URL", "SUBNET", "DATA_DIR", "NODE_NAME")
@@ -140,10 +140,10 @@ def is_exe_unit(process: psutil.Process) -> bool:
         return False
 
 
-def is_nursery(process: psutil.Process) -> bool:
-    """Whether ExeUnits are forked there, and not one of them."""
+def is_idle(process: psutil.Process) -> bool:
+    """Whether it serves no activity: the nursery, or an ExeUnit that is asked what it can do."""
     try:
-        return tuple(process.cmdline()[-len(NURSERY) :]) == NURSERY and activity_of(process) is None
+        return EXE_UNIT in process.cmdline() and activity_of(process) is None
     except psutil.Error:
         return False
 
@@ -170,10 +170,10 @@ def _belongs(process: psutil.Process, mark: str, directory: str) -> bool:
         return False
 
 
-async def nurseries_ended(mark: str, directory: Path, world: World) -> None:
-    """Wait for the nursery of an agent that has ended, but not for ever."""
-    deadline = world.clock.monotonic() + NURSERY_TIMEOUT_S
-    while any(map(is_nursery, left_behind(mark, directory))):
+async def idle_ended(mark: str, directory: Path, world: World) -> None:
+    """Wait for what served an agent that has ended, and no activity; but not for ever."""
+    deadline = world.clock.monotonic() + IDLE_TIMEOUT_S
+    while any(map(is_idle, left_behind(mark, directory))):
         if world.clock.monotonic() > deadline:
             return
         await world.clock.sleep(POLL_S)

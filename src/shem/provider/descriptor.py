@@ -214,11 +214,13 @@ async def _output_of(command: Sequence[str], name: str, question: str) -> bytes:
         async with asyncio.timeout(QUESTION_TIMEOUT_S):
             output, _ = await process.communicate()
     except TimeoutError:
-        process.kill()
-        await process.wait()
         raise UsageError(
             f"runtime {name}: no answer to {question} in {QUESTION_TIMEOUT_S:g} s"
         ) from None
+    finally:
+        if process.returncode is None:  # nobody waits for its answer any more
+            process.kill()
+            await process.wait()
     if process.returncode != 0 or len(output) > ANSWER_SIZE_MAX:
         raise UsageError(f"runtime {name}: {question} failed ({process.returncode})")
     return output
