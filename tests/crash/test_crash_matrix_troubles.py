@@ -35,6 +35,7 @@ DISK_CELLS = (
     *(("ENOSPC", phase) for phase in ("negotiating", "signed", "running", "ready")),
     *(("EIO", phase) for phase in ("running", "ready")),
 )
+DAEMONS = ("requestor", "provider", "agent")
 CLOCKS = (3_600.0, -3_600.0)
 """Seconds by which a wall clock is set, while a batch runs."""
 
@@ -119,7 +120,7 @@ async def test_a_deal_goes_on_when_the_disks_work_again(
             deal = Deal(tag, await negotiated_all_the_same(net, golem, tmp_path, error))
         else:
             deal = await reach(golem, net.package, phase, tag)
-            async with failing_disks(net, tmp_path, error):
+            async with failing_disks(net, tmp_path, error, *DAEMONS, "ExeUnit"):
                 await asyncio.sleep(FULL_S)
     async with golem_at(net) as golem:  # a full disk is full for the payload as well
         await brought_to_its_end(golem, deal, is_cut=False, may_fail=phase == "running")
@@ -129,7 +130,7 @@ async def negotiated_all_the_same(
     net: Devnet, golem: shem.Golem, directory: Path, error: str
 ) -> str:
     """Negotiate while nothing can be written: that fails and says so; then it works."""
-    async with failing_disks(net, directory, error):
+    async with failing_disks(net, directory, error, *DAEMONS):
         with pytest.raises(shem.GolemError) as told:
             async with asyncio.timeout(WITHIN_S):
                 await signed(golem, net.package)
@@ -138,12 +139,14 @@ async def negotiated_all_the_same(
 
 
 @asynccontextmanager
-async def failing_disks(net: Devnet, directory: Path, error: str) -> AsyncIterator[None]:
-    """Have the writes of nodes, agent and ExeUnits fail while the block lasts."""
+async def failing_disks(
+    net: Devnet, directory: Path, error: str, *names: str
+) -> AsyncIterator[None]:
+    """Have the writes of these processes fail while the block lasts."""
     calls = FAILING[error]
     inject = f"inject={calls}:error={error}"
     async with AsyncExitStack() as stack:
-        for pid in processes(net, "requestor", "provider", "agent", "ExeUnit"):
+        for pid in processes(net, *names):
             log = directory / f"{pid}.strace"
             await stack.enter_async_context(
                 held(whole(pid), log, "-e", f"trace={calls}", "-e", inject)
