@@ -134,7 +134,8 @@ async def _fill(context: Context, unit: Unit, kind: str, now_ns: int, breath: Br
                 context.index.add(entry)
             await breath.draw()
         last = (page[-1].subscription_id, page[-1].inserted_ns)
-        _settle()
+        if len(page) == PAGE:
+            _settle()
     context.index.loaded(kind)
 
 

@@ -19,7 +19,7 @@ import structlog
 from shem.identity.keys import PrivateKey
 from shem.kernel.config import Encryption
 from shem.kernel.datagrams import Address, Batch, DatagramSocket, send_once
-from shem.kernel.errors import NotFound, ShemError, TimedOut, Unreachable, UsageError
+from shem.kernel.errors import ShemError, TimedOut, UsageError
 from shem.kernel.ids import ZERO_NODE, NodeId
 from shem.kernel.links import LinkWatch, source_towards
 from shem.kernel.tasks import TaskScope
@@ -44,6 +44,7 @@ from shem.net.types import (
     SessionInfo,
     SocketInfo,
 )
+from shem.net.waiters import LookUps, RouteWaiters
 from shem.net.whereabouts import Whereabouts
 from shem.wire.errors import WireError
 from shem.wire.forward import (
@@ -55,14 +56,9 @@ from shem.wire.forward import (
     kind_of,
 )
 
-LOOK_UP_TIMEOUT_S: Final = 4.0
 CONNECT_TIMEOUT_S: Final = 25.0
 ONLINE_WAIT_S: Final = 5.0
 """How long a broadcast waits for a starting node to reach its relay."""
-WAITERS_MAX: Final = 10_000
-"""Senders that wait for a route at a time; further ones are refused."""
-FINDERS_MAX: Final = 1_000
-"""Look-ups of different nodes at a time; further ones are refused."""
 CLOSE_TIMEOUT_S: Final = 2.0
 """For streams to finish at shutdown."""
 CLOSE_PAUSE_S: Final = 0.1
@@ -99,8 +95,8 @@ class Net:
         self._on_lost: list[Callable[[NodeId, Channel], None]] = []
         self._on_peer_up: list[Callable[[NodeId], None]] = []
         self._assurance = StreamAssurance()
-        self._route_waiters: dict[NodeId, list[asyncio.Future[None]]] = {}
-        self._info_waiters: dict[NodeId, list[asyncio.Future[NodeInfo]]] = {}
+        self._routes = RouteWaiters(self.default_of, self._is_ready)
+        self._look_ups = LookUps()
         self._neighbourhood = Neighbourhood(world)
         self._online = asyncio.Event()
         self._on_online: list[Callable[[], None]] = []
@@ -148,7 +144,9 @@ class Net:
             self._links.close()
             self._socket.close()
             await self._stack.aclose()
-            self._fail_waiters(Unreachable("the net is shut down"))
+            self._routes.give_up("the net is shut down")
+            self._look_ups.give_up("the net is shut down")
+            self._neighbourhood.answered(None)
             log.info("net.down", node=self.default_id)
 
     async def wait_online(self, timeout_s: float) -> None:
@@ -226,17 +224,12 @@ class Net:
 
     async def find(self, node_id: NodeId) -> NodeInfo:
         """Ask the relay for a node; NotFound, or Unreachable when the relay does not answer."""
-        if len(self._info_waiters) >= FINDERS_MAX:
-            raise Unreachable("too many nodes are looked up at once")
-        waiter: asyncio.Future[NodeInfo] = self._loop.create_future()
-        self._info_waiters.setdefault(node_id, []).append(waiter)
-        self._core.router.look_up(node_id, self._now())
-        self._pump()
-        try:
-            async with asyncio.timeout(LOOK_UP_TIMEOUT_S):
-                info = await waiter
-        except TimeoutError:
-            raise Unreachable("the relay does not answer") from None
+
+        def ask() -> None:
+            self._core.router.look_up(node_id, self._now())
+            self._pump()
+
+        info = await self._look_ups.ask(node_id, ask)
         if self._core.is_encrypted(info.node_id, self._now()):
             return replace(info, encryption=(SCHEME,))
         return info
@@ -407,10 +400,12 @@ class Net:
 
     def _wake(self, output: out.Output) -> None:
         match output:
-            case out.RouteUp() | out.RouteFailed():
-                self._on_route(output)
+            case out.RouteUp(node_id):
+                self._routes.on_up(node_id)
+            case out.RouteFailed(node_id, reason):
+                self._routes.on_failed(node_id, reason)
             case out.NodeFound():
-                self._on_found(output)
+                self._look_ups.on_found(output)
             case out.NeighboursFound(nodes):
                 self._neighbourhood.answered(nodes)
             case out.RelayUp():
@@ -419,7 +414,7 @@ class Net:
                 if self._core.link.address:
                     self._whereabouts.note(self._core.link.address)
                 self._call(self._on_online)
-                self._recheck_routes()
+                self._routes.look_again()
             case out.RelayDown():
                 self._online.clear()
 
@@ -471,86 +466,27 @@ class Net:
             except Exception:
                 log.exception("net.subscriber_failed")
 
-    # --- waiting
-
     async def _ensure_route(self, target: NodeId, timeout_s: float, sender: NodeId | None) -> None:
         if sender is not None and sender not in self._keys:
             raise UsageError(f"{sender} is not an identity of this node")
-        if self._core.is_ready(target, self._now(), sender):
+        if self._is_ready(target, sender):
             return
         if target in self._keys:
             raise UsageError("a node sends nothing to itself over the net")
+
+        def connect() -> None:
+            self._core.connect(target, self._now(), sender)
+            self._pump()
+
         try:
             async with asyncio.timeout(timeout_s):
-                while not self._core.is_ready(target, self._now(), sender):
-                    await self._step_of_route(target, sender)
+                while not self._is_ready(target, sender):
+                    await self._routes.wait(target, connect)
         except TimeoutError:
             raise TimedOut(f"no route to {target} after {timeout_s} s") from None
 
-    async def _step_of_route(self, target: NodeId, sender: NodeId | None) -> None:
-        if sum(map(len, self._route_waiters.values())) >= WAITERS_MAX:
-            raise Unreachable("too many senders wait for routes")
-        waiter: asyncio.Future[None] = self._loop.create_future()
-        self._route_waiters.setdefault(target, []).append(waiter)
-        self._core.connect(target, self._now(), sender)
-        self._pump()
-        try:
-            await waiter
-        finally:
-            if waiters := self._route_waiters.get(target):
-                waiters.remove(waiter)
-                if not waiters:
-                    del self._route_waiters[target]
-
-    def _on_route(self, output: out.RouteUp | out.RouteFailed) -> None:
-        registry = self._core.router.registry
-        for target, waiters in self._route_waiters.items():
-            if output.node_id not in (target, registry.default_of(target)):
-                continue
-            for waiter in waiters:
-                if waiter.done():
-                    continue
-                if isinstance(output, out.RouteUp):
-                    if self._core.is_ready(target, self._now()):
-                        waiter.set_result(None)
-                    else:
-                        reason = (
-                            f"{output.node_id} answers for {target}, and does not prove to be it"
-                        )
-                        waiter.set_exception(Unreachable(reason))
-                else:
-                    reason = f"{target} cannot be reached: {output.reason}"
-                    waiter.set_exception(Unreachable(reason))
-
-    def _recheck_routes(self) -> None:
-        """The relay has registered us: what has waited for that goes on."""
-        for target, waiters in self._route_waiters.items():
-            if self._core.is_ready(target, self._now()):
-                for waiter in waiters:
-                    if not waiter.done():
-                        waiter.set_result(None)
-
-    def _on_found(self, output: out.NodeFound) -> None:
-        for waiter in self._info_waiters.pop(output.node_id, ()):
-            if waiter.done():
-                continue
-            if output.info is not None:
-                waiter.set_result(output.info)
-            elif output.reason.startswith("Request failed"):
-                waiter.set_exception(NotFound(output.reason))
-            else:
-                waiter.set_exception(Unreachable(output.reason))
-
-    def _fail_waiters(self, error: Unreachable) -> None:
-        waiting: list[asyncio.Future[None] | asyncio.Future[NodeInfo]] = []
-        for routes in self._route_waiters.values():
-            waiting += routes
-        for infos in self._info_waiters.values():
-            waiting += infos
-        for waiter in waiting:
-            if not waiter.done():
-                waiter.set_exception(error)
-        self._neighbourhood.answered(None)
+    def _is_ready(self, target: NodeId, sender: NodeId | None = None) -> bool:
+        return self._core.is_ready(target, self._now(), sender)
 
     # --- beginning and end
 

@@ -3,7 +3,8 @@
 `RestClient` speaks yagna's paths and JSON (docs/protocol/market.md §3, activity-exeunit.md §2,
 gsb-identity.md §4), so it works with a shem node and with a yagna. It imports fast: aiohttp is
 loaded when the first client opens. Reading order: `errors`, `models`, `transport`, `market`,
-`activity`, `client`.
+`activity`, `client`. What agreements may say, for both of its sides: `terms`, `endwhen`, `manifest`
+with `destinations`, `scriptrules`, `patterns` and `pattern_syntax`.
 """
 
 from shem.rest.client import RestClient
