@@ -33,7 +33,8 @@ from shem.activity.records import (
     Role,
     activities_of_agreement,
     activity_of_intent,
-    alive_activities,
+    alive_agreements,
+    alive_signs,
     load_activity,
     load_states,
     roles_of,
@@ -108,7 +109,8 @@ async def test_an_activity_is_found_by_all_its_names(store: Store) -> None:
     assert await load_activity(store.fetch, "a", Role.PROVIDER) == provided
     assert await roles_of(store.fetch, "a") == [provided, rented]
     assert await activities_of_agreement(store.fetch, AGREEMENT) == [provided, rented]
-    assert await alive_activities(store.fetch, Role.PROVIDER) == [provided]
+    assert [sign.activity_id for sign in await alive_signs(store.fetch, Role.PROVIDER)] == ["a"]
+    assert await alive_agreements(store.fetch, Role.PROVIDER) == [AGREEMENT]
     intent = (PEER, AGREEMENT, "i")
     assert await activity_of_intent(store.fetch, Role.PROVIDER, *intent) == provided
     assert await load_activity(store.fetch, "b", Role.PROVIDER) is None
@@ -144,7 +146,8 @@ async def test_state_usage_and_destroy_are_kept(store: Store) -> None:
     async with store.unit("a") as unit:
         save_state(unit, known, ActivityState(State.TERMINATED), NOW_NS)
         save_destroy(unit, known, None)
-    assert await alive_activities(store.fetch, Role.PROVIDER) == []
+    assert await alive_signs(store.fetch, Role.PROVIDER) == []
+    assert await alive_agreements(store.fetch, Role.PROVIDER) == []
 
 
 async def test_a_done_intent_stays_done(store: Store) -> None:

@@ -1,10 +1,11 @@
-"""A program that uses yapapi 0.13.1 as published; arguments: ACTIVITY FRAMES."""
+"""A program that uses yapapi 0.13.1 as published; arguments: ACTIVITY FRAMES [stream]."""
 
 import asyncio
+import json
 import sys
 from datetime import UTC, datetime, timedelta
 
-from yapapi import rest
+from yapapi import events, rest
 from yapapi.config import ApiConfig
 from yapapi.rest.configuration import Configuration
 
@@ -15,9 +16,9 @@ def say(*words: object) -> None:
     print(*words, flush=True)  # noqa: T201
 
 
-async def main(activity_id: str, frames: int) -> None:
+async def main(activity_id: str, frames: int, *, is_stream: bool) -> None:
     async with Configuration(ApiConfig()).activity() as client:
-        activity = await rest.Activity(client).use_activity(activity_id)
+        activity = await rest.Activity(client).use_activity(activity_id, stream_events=is_stream)
         script = [
             {
                 "run": {
@@ -31,9 +32,14 @@ async def main(activity_id: str, frames: int) -> None:
         deadline = datetime.now(UTC) + timedelta(seconds=600)
         batch = await activity.send(script, deadline)
         say("submitted", batch.id)
-        async for _, event in batch:
+        async for kind, event in batch:
+            if is_stream:
+                if kind is events.CommandStdOut:
+                    say("stdout", event["cmd_idx"], json.dumps(event["output"]))
+                continue
             result = "Ok" if event["success"] else "Error"
             say("result", event["cmd_idx"], result, event["stdout"])
+    say("complete")
 
 
-asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+asyncio.run(main(sys.argv[1], int(sys.argv[2]), is_stream="stream" in sys.argv[3:]))

@@ -6,7 +6,7 @@ market is reduced to rows; agent and ExeUnit are clients of the provider's bus, 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,7 +35,7 @@ from shem.store.outbox import Outbox
 from shem.store.unit import Store
 from shem.wire.flexbuffers import as_bytes
 from shem.wire.gsb import CallReply, CallRequest, decode_packet
-from tests.sim.virtual_time import EPOCH_NS, VirtualClock
+from tests.sim.virtual_time import EPOCH_NS, VirtualClock, run_virtually
 
 REQUESTOR = NodeId("0x" + "a" * 40)
 PROVIDER = NodeId("0x" + "b" * 40)
@@ -571,3 +571,17 @@ class Town:
 
     async def destroy(self, activity_id: str, timeout_s: float = 5) -> None:
         await self.requestor.service.destroy(self.requestor.caller, activity_id, timeout_s)
+
+
+Story = Callable[[Town], Awaitable[None]]
+Play = Callable[[Story], None]
+
+
+def players(directory: Path, *, legacy: bool) -> Play:
+    """Return what plays a story, on virtual time, in a town of its own."""
+
+    async def told(story: Story) -> None:
+        async with Town(directory, legacy=legacy) as town:
+            await story(town)
+
+    return lambda story: run_virtually(told(story))

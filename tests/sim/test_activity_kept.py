@@ -1,9 +1,7 @@
 """Results that outlive their ExeUnit: handed over, kept, told to the entitled, dropped in time."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,22 +23,11 @@ from tests.sim.activity_town import (
     THREE,
     ExeUnit,
     Node,
+    Play,
     Town,
     requests,
 )
-from tests.sim.virtual_time import VirtualClock, run_virtually
-
-Story = Callable[[Town], Awaitable[None]]
-Play = Callable[[Story], None]
-
-
-@pytest.fixture
-def play(tmp_path: Path) -> Play:
-    async def told(story: Story) -> None:
-        async with Town(tmp_path) as town:
-            await story(town)
-
-    return lambda story: run_virtually(told(story))
+from tests.sim.virtual_time import VirtualClock
 
 
 async def ask(node: Node, path: str, body: dict[str, Any], *, timeout_s: float = 5) -> Any:

@@ -1,8 +1,6 @@
 """Two nodes, create to destroy, with the failures of docs/protocol/activity-exeunit.md §5.5."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,30 +10,9 @@ from shem.activity.results import INTERRUPTED
 from shem.activity.watch import GRACE_S
 from shem.kernel.errors import Conflict, NotFound, TimedOut, Unreachable, UsageError
 from shem.kernel.ids import BatchId
-from tests.sim.activity_town import AGREEMENT, RUN, THREE, Town, replies, requests
-from tests.sim.virtual_time import run_virtually
+from tests.sim.activity_town import AGREEMENT, RUN, THREE, Play, Town, replies, requests
 
-Story = Callable[[Town], Awaitable[None]]
-Play = Callable[[Story], None]
 BATCH = BatchId("0123456789abcdef" * 2)
-
-
-def players(directory: Path, *, legacy: bool) -> Play:
-    async def told(story: Story) -> None:
-        async with Town(directory, legacy=legacy) as town:
-            await story(town)
-
-    return lambda story: run_virtually(told(story))
-
-
-@pytest.fixture
-def play(tmp_path: Path) -> Play:
-    return players(tmp_path, legacy=False)
-
-
-@pytest.fixture
-def play_legacy(tmp_path: Path) -> Play:
-    return players(tmp_path, legacy=True)
 
 
 def outputs(results: list[dict[str, Any]]) -> list[str]:

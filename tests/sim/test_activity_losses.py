@@ -3,25 +3,7 @@
 The whole list, with the tests of each line: docs/protocol/gap-17.md.
 """
 
-from collections.abc import Awaitable, Callable
-from pathlib import Path
-
-import pytest
-
-from tests.sim.activity_town import THREE, Town, replies
-from tests.sim.virtual_time import run_virtually
-
-Story = Callable[[Town], Awaitable[None]]
-Play = Callable[[Story], None]
-
-
-@pytest.fixture
-def play(tmp_path: Path) -> Play:
-    async def told(story: Story) -> None:
-        async with Town(tmp_path) as town:
-            await story(town)
-
-    return lambda story: run_virtually(told(story))
+from tests.sim.activity_town import THREE, Play, Town, replies
 
 
 def test_a_lost_results_reply_costs_time_and_nothing_else(play: Play) -> None:

@@ -1,8 +1,6 @@
 """The provider's node: who may do what, silence, restarts, and the end of the agreement."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,28 +10,7 @@ from shem.activity.watch import GRACE_S, SILENT
 from shem.bus.types import LOCAL_CALLER, Call, GsbError, RemoteError
 from shem.kernel.caller import Assurance, Caller
 from shem.kernel.errors import Conflict, NotFound, ShemError, TimedOut
-from tests.sim.activity_town import (
-    AGREEMENT,
-    PROVIDER,
-    REQUESTOR,
-    RUN,
-    STRANGER,
-    Node,
-    Town,
-)
-from tests.sim.virtual_time import run_virtually
-
-Story = Callable[[Town], Awaitable[None]]
-Play = Callable[[Story], None]
-
-
-@pytest.fixture
-def play(tmp_path: Path) -> Play:
-    async def told(story: Story) -> None:
-        async with Town(tmp_path) as town:
-            await story(town)
-
-    return lambda story: run_virtually(told(story))
+from tests.sim.activity_town import AGREEMENT, PROVIDER, REQUESTOR, RUN, STRANGER, Node, Play, Town
 
 
 async def ask(node: Node, path: str, body: dict[str, Any], *, timeout_s: float = 5) -> object:

@@ -1,8 +1,6 @@
 """After an absence the node tells the present: lost creates are found, states are fresh."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import pytest
 
@@ -10,30 +8,9 @@ from shem.activity.intents import load_unanswered
 from shem.activity.records import Role, load_activity
 from shem.kernel.errors import Conflict, ShemError, TimedOut, UsageError
 from shem.kernel.ids import BatchId
-from tests.sim.activity_town import AGREEMENT, PROVIDER, RUN, Town, replies, requests
-from tests.sim.virtual_time import run_virtually
+from tests.sim.activity_town import AGREEMENT, PROVIDER, RUN, Play, Town, replies, requests
 
-Story = Callable[[Town], Awaitable[None]]
-Play = Callable[[Story], None]
 INTENT = "f" * 32
-
-
-def players(directory: Path, *, legacy: bool) -> Play:
-    async def told(story: Story) -> None:
-        async with Town(directory, legacy=legacy) as town:
-            await story(town)
-
-    return lambda story: run_virtually(told(story))
-
-
-@pytest.fixture
-def play(tmp_path: Path) -> Play:
-    return players(tmp_path, legacy=False)
-
-
-@pytest.fixture
-def play_legacy(tmp_path: Path) -> Play:
-    return players(tmp_path, legacy=True)
 
 
 async def activities(town: Town) -> list[str]:

@@ -2,28 +2,15 @@
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 import structlog
 
 from shem.kernel.errors import Conflict, ShemError, UsageError
-from tests.sim.activity_town import RUN, THREE, Town, replies
-from tests.sim.virtual_time import run_virtually
+from tests.sim.activity_town import RUN, THREE, Play, Town, replies
 
-Story = Callable[[Town], Awaitable[None]]
-Play = Callable[[Story], None]
 BATCH = "0123456789abcdef" * 2
-
-
-@pytest.fixture
-def play(tmp_path: Path) -> Play:
-    async def told(story: Story) -> None:
-        async with Town(tmp_path) as town:
-            await story(town)
-
-    return lambda story: run_virtually(told(story))
 
 
 def files(town: Town) -> list[Path]:

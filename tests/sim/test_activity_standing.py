@@ -1,26 +1,12 @@
 """How long a requestor may be away, and how an activity ended: told by its own node, in words."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import pytest
 
 from shem.activity.messages import ActivityEnded, EndpointGone
-from tests.sim.activity_town import RUN, STRANGER, Town
+from tests.sim.activity_town import RUN, STRANGER, Play, Town
 from tests.sim.test_activity_rest import Client
-from tests.sim.virtual_time import run_virtually
-
-Play = Callable[[Callable[[Town], Awaitable[None]]], None]
-
-
-@pytest.fixture
-def play(tmp_path: Path) -> Play:
-    async def told(story: Callable[[Town], Awaitable[None]]) -> None:
-        async with Town(tmp_path) as town:
-            await story(town)
-
-    return lambda story: run_virtually(told(story))
 
 
 async def standing(town: Town, activity_id: str):

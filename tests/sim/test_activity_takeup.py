@@ -1,7 +1,5 @@
 """A new machine that holds only the requestor's key takes its activity up (GAP-17, 1.4)."""
 
-from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,30 +8,9 @@ from shem.activity.messages import EndpointGone
 from shem.activity.records import UnknownActivity
 from shem.kernel.errors import Conflict, NotFound, ShemError, Unreachable
 from shem.kernel.ids import AgreementId, BatchId
-from tests.sim.activity_town import AGREEMENT, PROVIDER, RUN, STRANGER, THREE, Node, Town
-from tests.sim.virtual_time import run_virtually
+from tests.sim.activity_town import AGREEMENT, PROVIDER, RUN, STRANGER, THREE, Node, Play, Town
 
-Story = Callable[[Town], Awaitable[None]]
-Play = Callable[[Story], None]
 BATCHES = [BatchId(f"{number:032x}") for number in range(5)]
-
-
-def players(directory: Path, *, legacy: bool) -> Play:
-    async def told(story: Story) -> None:
-        async with Town(directory, legacy=legacy) as town:
-            await story(town)
-
-    return lambda story: run_virtually(told(story))
-
-
-@pytest.fixture
-def play(tmp_path: Path) -> Play:
-    return players(tmp_path, legacy=False)
-
-
-@pytest.fixture
-def play_legacy(tmp_path: Path) -> Play:
-    return players(tmp_path, legacy=True)
 
 
 async def take_up(town: Town, activity: str, node: Node | None = None, **other: Any) -> None:

@@ -1,27 +1,11 @@
 """Usage reports: seen at once, written together, and on disk when the activity has ended."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from shem.activity.records import Role, load_activity, provided_topic
 from shem.activity.usages import WRITE_PERIOD_S
-from tests.sim.activity_town import Town
-from tests.sim.virtual_time import run_virtually
-
-Play = Callable[[Callable[[Town], Awaitable[None]]], None]
-
-
-@pytest.fixture
-def play(tmp_path: Path) -> Play:
-    async def told(story: Callable[[Town], Awaitable[None]]) -> None:
-        async with Town(tmp_path) as town:
-            await story(town)
-
-    return lambda story: run_virtually(told(story))
+from tests.sim.activity_town import Play, Town
 
 
 async def seen(town: Town, activity: str) -> Any:

@@ -1,11 +1,17 @@
 """ExeUnit processes: found again by pid and start time, never confused with another."""
 
 import asyncio
+import errno
+import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from shem.kernel.world import World
+import pytest
+import uvloop
+
+from shem.kernel.world import SystemClock, World
 from shem.provider.exeunits import LOG_NAME, ExeUnitProcess, adopt, end_process, start_process
 
 OBEDIENT = "import time; print('up', flush=True)\nwhile True: time.sleep(1)"
@@ -83,3 +89,71 @@ async def test_ending_what_has_ended_does_nothing(tmp_path: Path) -> None:
 
     await end_process(process, World(), patience_s=5)
     await end_process(ExeUnitProcess(process.pid, process.started), World(), patience_s=5)
+
+
+class Restless(SystemClock):
+    """A clock that allows nobody to look again and again."""
+
+    async def sleep(self, seconds: float) -> None:
+        raise AssertionError(f"looks every {seconds} s")
+
+
+def descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def adopted(process: ExeUnitProcess) -> ExeUnitProcess:
+    """Return the process as another agent would have it, which is not its parent."""
+    return ExeUnitProcess(process.pid, process.started)
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_the_end_of_an_adopted_process_is_told_by_the_system(
+    tmp_path: Path, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    async def live() -> None:
+        process = await start(tmp_path, OBEDIENT)
+        waiting = asyncio.ensure_future(adopted(process).wait(World(clock=Restless())))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        process.send(signal.SIGKILL)
+        async with asyncio.timeout(5):
+            assert await waiting is None
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(live())
+
+
+async def test_whoever_waits_no_more_leaves_no_descriptor(tmp_path: Path) -> None:
+    process = await start(tmp_path, OBEDIENT)
+    before = descriptors()
+    waiting = [asyncio.ensure_future(adopted(process).wait(World())) for _ in range(20)]
+    await asyncio.sleep(0)
+    assert descriptors() == before + 20
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert descriptors() == before
+    await end_process(process, World(), patience_s=5)
+
+
+async def test_another_process_of_the_same_pid_is_not_waited_for(tmp_path: Path) -> None:
+    process = await start(tmp_path, OBEDIENT)
+    other = ExeUnitProcess(process.pid, process.started - 60)
+    async with asyncio.timeout(5):
+        assert await other.wait(World(clock=Restless())) is None
+    await end_process(process, World(), patience_s=5)
+
+
+async def test_without_a_free_descriptor_the_end_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_free(_pid: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    process = await start(tmp_path, OBEDIENT)
+    monkeypatch.setattr(os, "pidfd_open", none_free)
+    waiting = asyncio.ensure_future(adopted(process).wait(World()))
+    await end_process(process, World(), patience_s=5)
+    async with asyncio.timeout(5):
+        assert await waiting is None

@@ -15,13 +15,14 @@ from shem.activity.records import (
     Role,
     Sign,
     activities_of_agreement,
-    alive_activities,
+    alive_agreements,
     alive_signs,
     load_activity,
     save_state,
 )
 from shem.activity.states import ActivityState, State
 from shem.activity.watch import GRACE_S, LOOK_PERIOD_S, Verdict, Watch
+from shem.kernel.breath import Breath
 from shem.kernel.errors import ShemError, StorageFault
 from shem.kernel.times import NS_PER_S
 from shem.kernel.world import World
@@ -52,8 +53,8 @@ class Monitor:
 
     async def adopt(self) -> None:
         """Take over the living activities of an earlier run."""
-        for activity in await alive_activities(self._store.fetch, Role.PROVIDER):
-            self._watch.adopt(activity.activity_id)
+        for sign in await alive_signs(self._store.fetch, Role.PROVIDER):
+            self._watch.adopt(sign.activity_id)
 
     async def run(self) -> None:
         reconcile_at = self._world.clock.monotonic()
@@ -113,11 +114,14 @@ class Monitor:
 
     async def reconcile(self) -> None:
         """Destroy what lives on under an agreement that is over."""
-        for activity in await alive_activities(self._store.fetch, Role.PROVIDER):
-            agreement = await self._market.agreement(activity.agreement_id, Role.PROVIDER)
-            over = agreement is not None and agreement.state != APPROVED
-            if over and activity.destroy_ns is None:
-                await self._services.request_destroy(activity.activity_id)
+        breath = Breath(self._world.clock)
+        for agreement_id in await alive_agreements(self._store.fetch, Role.PROVIDER):
+            agreement = await self._market.agreement(agreement_id, Role.PROVIDER)
+            if agreement is not None and agreement.state != APPROVED:
+                for activity in await activities_of_agreement(self._store.fetch, agreement_id):
+                    if activity.role is Role.PROVIDER and activity.destroy_ns is None:
+                        await self._services.request_destroy(activity.activity_id)
+            await breath.draw()
 
     async def agreement_ended(self, agreement_id: str) -> None:
         """Destroy the agreement's activities; `reconcile` does what fails here."""

@@ -130,16 +130,6 @@ async def activities_of_agreement(fetch: Fetch, agreement_id: str) -> list[Activ
     return [_activity(row) for row in rows]
 
 
-async def alive_activities(fetch: Fetch, role: Role) -> list[Activity]:
-    rows = await fetch(
-        "SELECT * FROM activity WHERE role = :role AND state <> 'Terminated'"
-        " ORDER BY created_ns DESC LIMIT :most",
-        role=role,
-        most=ACTIVITIES_MAX,
-    )
-    return [_activity(row) for row in rows]
-
-
 @dataclass(frozen=True, slots=True)
 class Sign:
     """As much of a living activity as is looked at every second."""
@@ -157,6 +147,17 @@ async def alive_signs(fetch: Fetch, role: Role) -> list[Sign]:
         most=ACTIVITIES_MAX,
     )
     return [Sign(row["activity_id"], State(row["state"]), row["created_ns"]) for row in rows]
+
+
+async def alive_agreements(fetch: Fetch, role: Role) -> list[str]:
+    """Return the agreements under which something lives."""
+    rows = await fetch(
+        "SELECT DISTINCT agreement_id FROM activity"
+        " WHERE role = :role AND state <> 'Terminated' LIMIT :most",
+        role=role,
+        most=ACTIVITIES_MAX,
+    )
+    return [row["agreement_id"] for row in rows]
 
 
 async def provided_by(fetch: Fetch, identity: str) -> list[Activity]:

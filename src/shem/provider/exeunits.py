@@ -27,7 +27,7 @@ NURSERY: Final = ("exe-unit", "nursery")
 _ACTIVITY_ID: Final = re.compile(r"[0-9a-f]{32}")
 LOG_NAME: Final = "exe-unit.log"
 POLL_S: Final = 0.25
-"""How often an adopted process, which is nobody's child, is looked at."""
+"""How often a process that is nobody's child is looked at, where the system tells no ends."""
 KILL_WAIT_S: Final = 5.0
 WORD_SIZE_MAX: Final = 64 << 10
 FINISHING_SIGNAL: Final = signal.SIGUSR1
@@ -104,9 +104,24 @@ class ExeUnitProcess:
         """Wait for the end; the exit code, or None when it cannot be known."""
         if self.child is not None and (code := await self.child.wait()) is not None:
             return code
-        while self.is_alive():
-            await world.clock.sleep(POLL_S)
+        await self._end(world)
         return None
+
+    async def _end(self, world: World) -> None:
+        """Wait for the end of a process that need not be our child."""
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return
+        except (OSError, AttributeError):  # none is free, or the system has no such thing
+            while self.is_alive():
+                await world.clock.sleep(POLL_S)
+            return
+        try:
+            if self.is_alive():  # and so the descriptor is of this process, not of a later one
+                await _readable(descriptor)
+        finally:
+            os.close(descriptor)
 
     def send(self, number: signal.Signals) -> None:
         if self.is_alive():
@@ -114,6 +129,16 @@ class ExeUnitProcess:
                 os.kill(self.pid, number)
             except ProcessLookupError:
                 return
+
+
+async def _readable(descriptor: int) -> None:
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(descriptor, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(descriptor)
 
 
 async def start_process(

@@ -1,7 +1,9 @@
-"""golem-core, yapapi and golem-js, as published, sit out a minute without the provider's node."""
+"""golem-core, yapapi and golem-js, as published: they sit out outages, and watch batches live."""
 
 import asyncio
+import json
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,7 +30,7 @@ class Program:
         self.lines: list[str] = []
 
     @classmethod
-    async def start(cls, net: Devnet, name: str, activity_id: str) -> "Program":
+    async def start(cls, net: Devnet, name: str, activity_id: str, *more: str) -> "Program":
         is_js = name == JS_PROGRAM
         home = {**os.environ, "SDK_HOME": str(sdk_node())} if is_js else {}
         process = await asyncio.create_subprocess_exec(
@@ -36,6 +38,7 @@ class Program:
             str(HERE / name),
             activity_id,
             str(FRAMES),
+            *more,
             env={**home, **net.program_env()},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -65,20 +68,47 @@ class Program:
         found = [line.split(" ", 3) for line in self.lines if line.startswith("result ")]
         return [(int(index), result) for _, index, result, _ in found]
 
+    def streamed(self) -> dict[int, str]:
+        """Return what each command has printed, put together."""
+        found: defaultdict[int, str] = defaultdict(str)
+        for line in self.lines:
+            if line.startswith("stdout "):
+                _, index, text = line.split(" ", 2)
+                found[int(index)] += json.loads(text)
+        return dict(found)
+
+
+def session(net: Devnet) -> shem.Golem:
+    env = net.program_env()
+    return shem.Golem(
+        "interop",
+        api_url=env["YAGNA_API_URL"],
+        app_key=env["YAGNA_APPKEY"],
+        subnet=env["YAGNA_SUBNET"],
+    )
+
 
 async def rented(net: Devnet) -> str:
-    env = net.program_env()
-    async with (
-        shem.Golem(
-            "interop",
-            api_url=env["YAGNA_API_URL"],
-            app_key=env["YAGNA_APPKEY"],
-            subnet=env["YAGNA_SUBNET"],
-        ) as golem,
-        golem.rent(net.package) as activity,
-    ):
+    async with session(net) as golem, golem.rent(net.package) as activity:
         await activity.run("mandel", "scene", SCENE, check=True)
         return (await activity.detach()).activity_id
+
+
+@pytest.mark.parametrize("name", ["with_yapapi.py", JS_PROGRAM])
+async def test_they_watch_a_batch_live_and_see_all_it_prints(short_dir: Path, name: str) -> None:
+    sdk_node() if name == JS_PROGRAM else sdk_python()
+    async with Devnet(short_dir) as net:
+        activity_id = await rented(net)
+        program = await Program.start(net, name, activity_id, "stream")
+        await program.end()
+        async with session(net) as golem, golem.attach(activity_id) as activity:
+            batch = (await activity.batches())[-1].batch
+            printed = [result.stdout async for result in batch.results()]
+
+    assert program.lines[-1] == "complete\n", program.lines
+    assert len(printed) == FRAMES
+    assert all(printed)
+    assert program.streamed() == dict(enumerate(printed))
 
 
 @pytest.mark.long
