@@ -192,10 +192,10 @@ class Service:
             counter = MESSAGES["Counter"](name=args[1], value=float(args[2]))
             self.say(event=True, rt_status=MESSAGES["RtStatus"](counter=counter))
         elif name == "/sleep":
-            tell(self.work_dir / "sleeping", str(os.getpid()))
             child = subprocess.Popen(["sleep", "1000"])
             tell(self.work_dir / "child", str(child.pid))
             self.sleeping[pid] = threading.Event()
+            tell(self.work_dir / "sleeping", str(os.getpid()))
             self.sleeping[pid].wait()
             child.kill()
             code = -9

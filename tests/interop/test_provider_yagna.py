@@ -58,6 +58,32 @@ async def agent_at(yagna: RealYagna, directory: Path, images: Path) -> AsyncIter
         await agent.wait()
 
 
+@asynccontextmanager
+async def two_yagnas(
+    directory: Path,
+) -> AsyncIterator[tuple[RealYagna, RealYagna, shem.Golem]]:
+    """Two real yagnas: our agent at the provider's, and our SDK at the requestor's."""
+    async with (
+        Relay(World(), ("127.0.0.1", 0)) as relay,
+        real_yagna(directory / "p", relay.address) as provider,
+        real_yagna(directory / "r", relay.address) as requestor,
+        agent_at(provider, directory / "agent", directory),
+        shem.Golem(
+            "interop",
+            api_url=requestor.api_url,
+            app_key=requestor.app_key,
+            subnet=SUBNET,
+            network="holesky",
+        ) as golem,
+    ):
+        yield provider, requestor, golem
+
+
+def package_in(directory: Path) -> shem.WasmPackage:
+    packed = payload.write_package(directory)
+    return shem.WasmPackage.of_file(packed.path, url=packed.path.as_uri())
+
+
 async def answers(question: Callable[[], Awaitable[object]]) -> None:
     """Ask until the two yagnas have found each other again."""
     async with asyncio.timeout(90):
@@ -71,22 +97,8 @@ async def answers(question: Callable[[], Awaitable[object]]) -> None:
 
 
 async def test_rented_at_a_real_yagna_through_a_real_yagna(tmp_path: Path) -> None:
-    packed = payload.write_package(tmp_path)
-    package = shem.WasmPackage.of_file(packed.path, url=packed.path.as_uri())
-    async with (
-        Relay(World(), ("127.0.0.1", 0)) as relay,
-        real_yagna(tmp_path / "p", relay.address) as provider,
-        real_yagna(tmp_path / "r", relay.address) as requestor,
-        agent_at(provider, tmp_path / "agent", tmp_path),
-        shem.Golem(
-            "interop",
-            api_url=requestor.api_url,
-            app_key=requestor.app_key,
-            subnet=SUBNET,
-            network="holesky",
-        ) as golem,
-    ):
-        activity = await golem.rent(package, timeout=60.0)
+    async with two_yagnas(tmp_path) as (provider, _requestor, golem):
+        activity = await golem.rent(package_in(tmp_path), timeout=60.0)
         picture = await activity.run("mandel", "render", "40", "12", check=True)
         assert picture.stdout.count("\n") == 12
         failed = await activity.run("mandel", "bogus")
@@ -130,26 +142,12 @@ async def proposals(requestor: RealYagna, count: int) -> list[Properties]:
 
 
 async def test_presets_with_prices_and_the_end_of_work_at_a_real_yagna(tmp_path: Path) -> None:
-    packed = payload.write_package(tmp_path)
-    package = shem.WasmPackage.of_file(packed.path, url=packed.path.as_uri())
     data_dir = tmp_path / "agent"
     dear = ("--preset-name", "dear", "--exe-unit", "wasmtime")
     operate(data_dir, "preset", "create", *dear, "--price", "cpu=0.25", "--price", "initial=2")
     operate(data_dir, "preset", "deactivate", "container")
     operate(data_dir, "preset", "activate", "dear")
-    async with (
-        Relay(World(), ("127.0.0.1", 0)) as relay,
-        real_yagna(tmp_path / "p", relay.address) as provider,
-        real_yagna(tmp_path / "r", relay.address) as requestor,
-        agent_at(provider, data_dir, tmp_path),
-        shem.Golem(
-            "interop",
-            api_url=requestor.api_url,
-            app_key=requestor.app_key,
-            subnet=SUBNET,
-            network="holesky",
-        ) as golem,
-    ):
+    async with two_yagnas(tmp_path) as (provider, requestor, golem):
         found = {tuple(offer[COEFFICIENTS]): offer for offer in await proposals(requestor, 2)}
         assert set(found) == {(0.0, 0.0, 0.0), (0.25, 0.0, 2.0)}
         for offer in found.values():
@@ -161,7 +159,7 @@ async def test_presets_with_prices_and_the_end_of_work_at_a_real_yagna(tmp_path:
         operate(data_dir, "preset", "deactivate", "dear")
 
         activity = await golem.rent(
-            package,
+            package_in(tmp_path),
             timeout=60.0,
             end_when=shem.EndWhen(batch_done=True),
             max_absence=timedelta(hours=1),
@@ -181,23 +179,11 @@ async def test_presets_with_prices_and_the_end_of_work_at_a_real_yagna(tmp_path:
 
 
 async def test_a_real_yagna_requestor_that_stays_away_is_not_waited_for(tmp_path: Path) -> None:
-    packed = payload.write_package(tmp_path)
-    package = shem.WasmPackage.of_file(packed.path, url=packed.path.as_uri())
-    async with (
-        Relay(World(), ("127.0.0.1", 0)) as relay,
-        real_yagna(tmp_path / "p", relay.address) as provider,
-        real_yagna(tmp_path / "r", relay.address) as requestor,
-        agent_at(provider, tmp_path / "agent", tmp_path),
-        shem.Golem(
-            "interop",
-            api_url=requestor.api_url,
-            app_key=requestor.app_key,
-            subnet=SUBNET,
-            network="holesky",
-        ) as golem,
-    ):
+    async with two_yagnas(tmp_path) as (provider, requestor, golem):
         away = timedelta(seconds=ABSENCE_S)
-        activity = await golem.rent(package, timeout=60.0, max_absence=away, on_exit="detach")
+        activity = await golem.rent(
+            package_in(tmp_path), timeout=60.0, max_absence=away, on_exit="detach"
+        )
         for _ in range(3):
             await asyncio.sleep(ABSENCE_S / 2)  # it is there: its absence term does not run
             assert (await activity.state()).alive

@@ -275,20 +275,9 @@ def _mirror(
 
 
 def _new(content: ProposalContent, new_id: ProposalId, previous: Proposal, now_ns: int) -> Proposal:
-    return Proposal(
-        proposal_id=new_id,
-        identity=previous.identity,
-        role=previous.role,
-        subscription_id=previous.subscription_id,
-        offer_id=previous.offer_id,
-        demand_id=previous.demand_id,
-        requestor=previous.requestor,
-        provider=previous.provider,
+    return previous.counter(
+        new_id,
         issuer=previous.peer,
-        prev_proposal_id=previous.proposal_id,
-        countered_by=None,
-        state=ProposalState.DRAFT,
-        reason=None,
         delivery="none",
         properties=content.properties,
         constraints=content.constraints,

@@ -44,7 +44,6 @@ from shem.market.refusals import describe
 from shem.market.states import (
     PROPOSAL_TRANSITIONS,
     ProposalInput,
-    ProposalState,
     after_counter,
 )
 from shem.market.subscription_rows import load_pair
@@ -191,20 +190,9 @@ class Proposals:
             previous.demand_id,
             self._context.now_ns(),
         )
-        return Proposal(
-            proposal_id=new_id,
-            identity=previous.identity,
-            role=previous.role,
-            subscription_id=previous.subscription_id,
-            offer_id=previous.offer_id,
-            demand_id=previous.demand_id,
-            requestor=previous.requestor,
-            provider=previous.provider,
+        return previous.counter(
+            new_id,
             issuer=previous.identity,
-            prev_proposal_id=previous.proposal_id,
-            countered_by=None,
-            state=ProposalState.DRAFT,
-            reason=None,
             delivery="posted",
             properties=properties,
             constraints=constraints,

@@ -4,7 +4,7 @@ Tables: store/migrations/0002_market.sql. The statements stand in `subscription_
 `proposal_rows` and `agreement_rows`; those that write take a unit of work and only buffer.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 from shem.kernel.ids import AgreementId, NodeId, ProposalId, SubscriptionId
@@ -75,6 +75,33 @@ class Proposal:
     @property
     def peer(self) -> NodeId:
         return self.provider if self.role is Role.REQUESTOR else self.requestor
+
+    def counter(
+        self,
+        proposal_id: ProposalId,
+        *,
+        issuer: NodeId,
+        delivery: str,
+        properties: str,
+        constraints: str,
+        created_ns: int,
+        expires_ns: int,
+    ) -> "Proposal":
+        """Return the draft that answers this proposal."""
+        return replace(
+            self,
+            proposal_id=proposal_id,
+            issuer=issuer,
+            prev_proposal_id=self.proposal_id,
+            countered_by=None,
+            state=ProposalState.DRAFT,
+            reason=None,
+            delivery=delivery,
+            properties=properties,
+            constraints=constraints,
+            created_ns=created_ns,
+            expires_ns=expires_ns,
+        )
 
 
 @dataclass(frozen=True, slots=True)
