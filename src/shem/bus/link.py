@@ -83,7 +83,7 @@ class Link:
 
     async def send(self, packet: Packet) -> None:
         """Write a packet and wait while the peer is slow; GsbError when it is gone."""
-        if self._closed:
+        if not self._is_open:
             raise GsbError("lost connection")
         self._writer.write(frame(encode_packet(packet)))
         try:
@@ -98,8 +98,13 @@ class Link:
 
     def offer(self, packet: Packet) -> None:
         """Write a packet unless the peer is too slow for it."""
-        if not self._closed and self._writer.transport.get_write_buffer_size() < BUFFERED_MAX:
+        if self._is_open and self._writer.transport.get_write_buffer_size() < BUFFERED_MAX:
             self._writer.write(frame(encode_packet(packet)))
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether it may be written to: a broken transport is closed before `packets` ends."""
+        return not self._closed and not self._writer.is_closing()
 
     def close(self) -> None:
         """End the connection; what it still owed fails."""
