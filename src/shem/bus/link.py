@@ -7,7 +7,7 @@ up. When a connection ends, the calls that were put to it fail at once.
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Final
 
 import structlog
@@ -21,6 +21,7 @@ from shem.kernel.config import GsbAddress
 from shem.kernel.errors import ShemError, Unreachable
 from shem.kernel.tasks import TaskScope
 from shem.kernel.world import World
+from shem.kernel.writing import put, put_all
 from shem.wire.gsb import (
     CallReply,
     CallRequest,
@@ -83,12 +84,11 @@ class Link:
 
     async def send(self, packet: Packet) -> None:
         """Write a packet and wait while the peer is slow; GsbError when it is gone."""
-        if not self._is_open:
+        if self._closed:
             raise GsbError("lost connection")
-        self._writer.write(frame(encode_packet(packet)))
         try:
             async with asyncio.timeout(STALL_S):
-                await self._writer.drain()
+                await put_all(self._writer, frame(encode_packet(packet)))
         except TimeoutError as error:
             self.close()
             raise GsbError("stalled connection") from error
@@ -98,13 +98,10 @@ class Link:
 
     def offer(self, packet: Packet) -> None:
         """Write a packet unless the peer is too slow for it."""
-        if self._is_open and self._writer.transport.get_write_buffer_size() < BUFFERED_MAX:
-            self._writer.write(frame(encode_packet(packet)))
-
-    @property
-    def _is_open(self) -> bool:
-        """Whether it may be written to: a broken transport is closed before `packets` ends."""
-        return not self._closed and not self._writer.is_closing()
+        if self._closed or self._writer.transport.get_write_buffer_size() >= BUFFERED_MAX:
+            return
+        with suppress(OSError):  # `packets` ends with it
+            put(self._writer, frame(encode_packet(packet)))
 
     def close(self) -> None:
         """End the connection; what it still owed fails."""

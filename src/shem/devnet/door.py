@@ -5,6 +5,7 @@ import contextlib
 from typing import Final, Self
 
 from shem.devnet.internet import Host
+from shem.kernel.writing import put_all
 
 READ_SIZE: Final = 1 << 16
 
@@ -54,5 +55,4 @@ class Door:
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(OSError):
         while data := await reader.read(READ_SIZE):
-            writer.write(data)
-            await writer.drain()
+            await put_all(writer, data)

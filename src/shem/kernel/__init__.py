@@ -3,5 +3,5 @@
 May be imported by all; imports nothing of ours. Reading order: `ids`, `errors`, `caller`, `times`,
 `world`, `config`, `log`, `tasks`, `rates`. Seams to the machine: `datagrams`, `links`, `piped`
 (child processes), `command` (how to start another part of shem). `breath` (long work in slices),
-`failpoints` (where tests may strike), `version`.
+`writing` (to what may break), `failpoints` (where tests may strike), `version`.
 """

@@ -31,6 +31,7 @@ from shem.kernel.command import own_command
 from shem.kernel.errors import Unreachable
 from shem.kernel.piped import PipedProcess
 from shem.kernel.world import World
+from shem.kernel.writing import put
 from shem.provider.exeunits import (
     LOG_NAME,
     NURSERY,
@@ -177,8 +178,8 @@ class Nursery:
             raise Unreachable("the nursery has ended")
         answer: asyncio.Future[ExeUnitProcess] = asyncio.get_running_loop().create_future()
         self._orders[order.id] = answer
-        self._process.stdin.write(line)
         try:
+            put(self._process.stdin, line)
             return await answer
         finally:
             del self._orders[order.id]

@@ -20,6 +20,7 @@ from shem.kernel.command import own_command
 from shem.kernel.config import setting
 from shem.kernel.piped import PipedProcess
 from shem.kernel.world import World
+from shem.kernel.writing import put_all
 from shem.sdk.errors import GolemError, NotReachable, NotSupported
 
 ANSWER_TIMEOUT_S: Final = 600.0
@@ -100,8 +101,7 @@ class Gftp:
         process = await self._started()
         self._number += 1
         request = {"jsonrpc": "2.0", "id": self._number, "method": method, "params": params}
-        process.stdin.write(json.dumps(request).encode() + b"\n")
-        await process.stdin.drain()
+        await put_all(process.stdin, json.dumps(request).encode() + b"\n")
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             return await self._answer(process)
 

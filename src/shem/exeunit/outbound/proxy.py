@@ -18,6 +18,7 @@ from shem.exeunit.addresses import PrivateAddress, private_allowed, require_publ
 from shem.exeunit.outbound.grants import Grants
 from shem.exeunit.outbound.heads import END, HEAD_SIZE_MAX, Asked, parse_head
 from shem.kernel.errors import UsageError
+from shem.kernel.writing import put, put_all, put_end
 
 CONNECTIONS_MAX: Final = 64
 TRAFFIC_MAX: Final = 256 << 30
@@ -92,7 +93,7 @@ class Proxy:
         try:
             self.traffic.connections += 1
             log.info("outbound.connected", place=place)
-            (there if asked.head else writer).write(asked.head or CONNECTED)
+            put(there if asked.head else writer, asked.head or CONNECTED)
             before = self.traffic.size
             await self._exchange((reader, writer), (there_reader, there))
             log.info("outbound.ended", place=place, size=self.traffic.size - before)
@@ -143,11 +144,9 @@ class Proxy:
                 if self.traffic.size > TRAFFIC_MAX:
                     log.warning("outbound.exhausted", size=self.traffic.size)
                     break
-                writer.write(data)
                 async with asyncio.timeout(self.silence_s):
-                    await writer.drain()
-            if writer.can_write_eof():
-                writer.write_eof()
+                    await put_all(writer, data)
+            put_end(writer)
 
     async def _read(self, reader: asyncio.StreamReader, moved: list[float]) -> bytes:
         """Read what comes; nothing when it has ended, or the other way is as silent."""
@@ -199,9 +198,8 @@ async def _refuse(
     """Say why, and let the program read it: a connection with unread bytes is cut at once."""
     with suppress(OSError):
         async with asyncio.timeout(LINGER_S):
-            writer.write(_answer(refusal))
-            await writer.drain()
-            writer.write_eof()
+            await put_all(writer, _answer(refusal))
+            put_end(writer)
             while await reader.read(CHUNK_SIZE):
                 pass
 

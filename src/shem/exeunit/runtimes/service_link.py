@@ -33,6 +33,7 @@ from shem.exeunit.runtimes.protocol import (
     decode_response,
     encode_request,
 )
+from shem.kernel.writing import put_all
 from shem.wire.errors import WireError
 
 FIRST_REQUEST_ID: Final = 2
@@ -133,8 +134,7 @@ class ServiceLink:
         asked = _Asked(program)
         self._asked[request_id] = asked
         try:
-            self.child.stdin.write(encode_request(Request(request_id, command)))
-            await self.child.stdin.drain()
+            await put_all(self.child.stdin, encode_request(Request(request_id, command)))
             reply = await asked.answer
         except OSError as error:
             raise RuntimeFault(f"the runtime is gone: {error}") from error
