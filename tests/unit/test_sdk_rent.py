@@ -1,9 +1,12 @@
 """Renting: from a demand to a started activity, and what is left when a step fails."""
 
+import asyncio
+
 import pytest
 
 import shem
 from shem.kernel.errors import UsageError
+from shem.kernel.world import SystemClock, World
 from tests.rented import (
     ACTIVITY_ID,
     AGREEMENT_ID,
@@ -21,7 +24,23 @@ from tests.rented import (
 from tests.scripted_node import LOST, Answer, ok, scripted_node
 
 CONFIRM = f"{MARKET}/agreements/*/confirm"
+CANCEL = f"{MARKET}/agreements/*/cancel"
 TERMINATE = f"{MARKET}/agreements/*/terminate"
+WAIT = f"{MARKET}/agreements/*/wait"
+NOT_YET = Answer(408, {"message": "Timeout while waiting for Agreement"})
+
+
+class HurriedClock(SystemClock):
+    """A clock on which every pause is over at once."""
+
+    ahead_s = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead_s
+
+    async def sleep(self, seconds: float) -> None:
+        self.ahead_s += seconds
+        await asyncio.sleep(0)
 
 
 async def test_rent_run_and_leave_ends_what_it_started() -> None:
@@ -119,6 +138,72 @@ async def test_a_rejected_agreement_leads_to_the_next_draft() -> None:
 
         tried = [call.body["proposalId"] for call in node.made("POST", f"{MARKET}/agreements")]
         assert tried == ["R-3", "R-5"]
+
+
+async def test_an_agreement_that_nobody_answers_is_cancelled() -> None:
+    async with scripted_node() as node:
+        rentable(node)
+        node.answer("POST", WAIT, NOT_YET)
+        node.answer("POST", CANCEL, Answer(200))
+        async with golem(node, world=World(clock=HurriedClock())) as session:
+            with pytest.raises(shem.NoProvider, match="Timeout while waiting"):
+                await session.rent(WASM, timeout=50)
+
+        assert node.made("POST", CANCEL)[0].body["message"].startswith("Given up")
+        assert node.count("POST", TERMINATE) == 0
+
+
+async def test_an_agreement_that_came_into_force_as_it_was_given_up_is_ended() -> None:
+    async with scripted_node() as node:
+        rentable(node)
+        node.answer("POST", WAIT, NOT_YET)
+        node.answer("POST", CANCEL, Answer(410, {"message": "from Approved to Cancelled."}))
+        async with golem(node, world=World(clock=HurriedClock())) as session:
+            with pytest.raises(shem.NoProvider):
+                await session.rent(WASM, timeout=50)
+
+        assert node.made("POST", TERMINATE)[0].body["message"].startswith("Given up")
+
+
+async def test_whoever_stops_renting_leaves_no_agreement_behind() -> None:
+    async with scripted_node() as node:
+        rentable(node)
+        node.answer("POST", WAIT, NOT_YET)
+        node.answer("POST", CANCEL, Answer(200))
+        async with golem(node) as session:
+            renting = asyncio.ensure_future(session.rent(WASM).__aenter__())
+            async with asyncio.timeout(10):
+                while not node.made("POST", WAIT):  # noqa: ASYNC110 - the node is told by others
+                    await asyncio.sleep(0.01)
+            renting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await renting
+
+        assert node.count("POST", CANCEL) == 1
+        assert node.count("DELETE", f"{MARKET}/demands/*") == 1
+
+
+async def test_a_refused_cancel_is_no_error_of_its_own() -> None:
+    async with scripted_node() as node:
+        rentable(node)
+        node.answer("POST", WAIT, NOT_YET)
+        node.answer("POST", CANCEL, Answer(500, {"message": "Protocol error"}))
+        async with golem(node, world=World(clock=HurriedClock())) as session:
+            with pytest.raises(shem.NoProvider, match="Timeout while waiting"):
+                await session.rent(WASM, timeout=50)
+
+        assert node.count("POST", TERMINATE) == 0
+
+
+async def test_a_rejected_agreement_is_not_cancelled() -> None:
+    async with scripted_node() as node:
+        rentable(node)
+        node.answer("POST", WAIT, Answer(410, {"message": "Rejected"}))
+        async with golem(node, world=World(clock=HurriedClock())) as session:
+            with pytest.raises(shem.NoProvider, match="Rejected"):
+                await session.rent(WASM, timeout=50)
+
+        assert node.count("POST", CANCEL) == 0
 
 
 async def test_a_demand_that_is_gone_is_published_again() -> None:

@@ -7,7 +7,9 @@ says so (410), an agreement that may exist unconfirmed binds nobody, and before 
 look at its state.
 """
 
+import asyncio
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -27,6 +29,8 @@ VALID_S: Final = 120
 """An agreement that is not approved this long after its creation lapses."""
 ATTEMPTS_MAX: Final = 50
 WITHDRAW_PATIENCE_S: Final = 5.0
+GIVE_UP_S: Final = 5.0
+"""How long an agreement that is given up is tried to be cancelled."""
 
 
 @dataclass(slots=True)
@@ -134,6 +138,7 @@ class Negotiation:
         """Make, sign and await an agreement on a draft; None when it came to nothing."""
         valid_ns = self.session.world.clock.wall_ns() + VALID_S * times.NS_PER_S
         valid_to = times.to_rfc3339(times.truncate_to_us(valid_ns))
+        agreement_id: str | None = None
         try:
             agreement_id = await self.session.rest.market.agreements.create(
                 draft.proposal_id, valid_to
@@ -144,11 +149,34 @@ class Negotiation:
             if error.status in {401, 403}:
                 raise explain(error) from error
             self._seen[f"agreement that failed: {error.message}"] += 1
-            return None
+            if not passing(error):
+                return None
         except Disconnected:
             self._seen["agreement given up: the node was away"] += 1
-            return None
-        return agreement_id
+        except asyncio.CancelledError:
+            await self._give_up(agreement_id)
+            raise
+        else:
+            return agreement_id
+        await self._give_up(agreement_id)
+        return None
+
+    async def _give_up(self, agreement_id: str | None) -> None:
+        """Cancel what nobody waits for any more, or end it when it came into force meanwhile.
+
+        Else a provider that answers late would keep its machine ready, and be owed for it.
+        """
+        if agreement_id is None:
+            return
+        agreements, ask = self.session.rest.market.agreements, self.session.patience.try_ask
+        reason = {"message": "Given up: there was no answer in time"}
+        try:
+            await ask(lambda: agreements.cancel(agreement_id, reason), patience_s=GIVE_UP_S)
+        except (ApiError, Disconnected) as error:
+            if isinstance(error, Disconnected) or error.status != 410:
+                return  # it lapses, unless it comes into force: what the market can do is done
+            with suppress(ApiError, Disconnected):
+                await ask(lambda: agreements.terminate(agreement_id, reason), patience_s=GIVE_UP_S)
 
     async def _confirm(self, agreement_id: str) -> None:
         agreements = self.session.rest.market.agreements
