@@ -186,6 +186,7 @@ async def test_many_programs_together_get_no_more_memory_than_one(tmp_path: Path
 
         result = await found.run(f"{eaters} sleep 2; cat /proc/*/comm | grep -c '^dd$'")
 
+        assert result["result"] == "Ok", result
         assert 1 <= int(result["stdout"]) <= 2
         assert await found.is_well()
 

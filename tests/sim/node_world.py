@@ -160,7 +160,7 @@ class SimNode:
         self.door = Door()
         self.process: Process | None = None
         self.running: app.Node | None = None
-        self._found_no_room = False
+        self._found_no_room = self._is_starting = False
         self._sim = world
 
     @property
@@ -174,13 +174,20 @@ class SimNode:
         """Start; returns when REST answers, or False when it died on the way.
 
         While the disk is full it may not start: then it is started again, as a supervisor does.
+        There is one supervisor: while it is at work, or the node is up, nothing else is started.
         """
-        while True:
-            self._found_no_room = False
-            is_up = await self._start()
-            if not self._found_no_room:
-                return is_up
-            await self._sim.clock.sleep(STARTED_AGAIN_S)
+        if self._is_starting or (self.process is not None and self.process.alive):
+            return False
+        self._is_starting = True
+        try:
+            while True:
+                self._found_no_room = False
+                is_up = await self._start()
+                if not self._found_no_room:
+                    return is_up
+                await self._sim.clock.sleep(STARTED_AGAIN_S)
+        finally:
+            self._is_starting = False
 
     async def _start(self) -> bool:
         self.process = process = self._sim.new_process(self.name)
