@@ -179,6 +179,13 @@ async def test_a_program_that_wants_too_much_memory_is_killed_alone(tmp_path: Pa
         assert await found.is_well()
 
 
+async def test_programs_go_before_their_keeper_when_memory_is_short(tmp_path: Path) -> None:
+    async with cell(tmp_path) as found:
+        for _ in range(5):
+            result = await found.run("cat /proc/self/oom_score_adj /proc/1/oom_score_adj")
+            assert result["stdout"] == "1000\n0\n"
+
+
 async def test_many_programs_together_get_no_more_memory_than_one(tmp_path: Path) -> None:
     """By control groups, and by the keeper where there are none."""
     async with cell(tmp_path, mem_gib=100 * MIB) as found:

@@ -51,7 +51,8 @@ WAKE_S: Final = 0.05
 MEMORY_PERIOD_S: Final = 0.25
 DRAIN_READS_MAX: Final = 64
 """Reads of a program's last output: as much as a pipe may hold, and no endless tale."""
-OOM_FIRST: Final = "1000"
+_GO_FIRST: Final = '{ echo 1000 > /proc/self/oom_score_adj; } 2> /dev/null; exec "$@"'
+"""When memory is short, programs go before the keeper: said by each of itself before it forks."""
 START_ENTRYPOINT: Final = "start-entrypoint"
 _ARGUMENTS: Final = 3
 """The descriptor on which bubblewrap reads its arguments, which nobody else has to see."""
@@ -218,8 +219,18 @@ class Keeper:
         ]
         try:
             pid = os.posix_spawn(
-                _BWRAP,
-                [_BWRAP, "--args", str(_ARGUMENTS), "--", *command],
+                _SHELL,
+                [
+                    _SHELL,
+                    "-c",
+                    _GO_FIRST,
+                    _SHELL,
+                    _BWRAP,
+                    "--args",
+                    str(_ARGUMENTS),
+                    "--",
+                    *command,
+                ],
                 {},
                 file_actions=actions,
                 setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
@@ -228,8 +239,6 @@ class Keeper:
             os.close(arguments)
             for _, writing in outputs.values():
                 os.close(writing)
-        with suppress(OSError):  # when memory is short, programs go before the keeper
-            Path(f"/proc/{pid}/oom_score_adj").write_text(OOM_FIRST)
         program = _Program(pid, {reading: name for name, (reading, _) in outputs.items()})
         self.programs[pid] = program
         for descriptor in program.pipes:
@@ -298,6 +307,7 @@ class Keeper:
         _write(encode_response(Told(event)))
 
 
+_SHELL: Final = "/bin/sh"
 _BWRAP: Final = shutil.which("bwrap") or "/usr/bin/bwrap"
 
 
