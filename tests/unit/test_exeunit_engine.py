@@ -22,7 +22,7 @@ from shem.exeunit.performer import Performer
 from shem.exeunit.runtimes.base import Limits
 from shem.exeunit.runtimes.wasm import WasmRuntime
 from shem.exeunit.script import Script, parse_script
-from shem.kernel.errors import NotFound, StorageFault, TimedOut
+from shem.kernel.errors import Conflict, NotFound, StorageFault, TimedOut
 from shem.kernel.tasks import TaskScope
 from shem.kernel.world import World
 
@@ -171,21 +171,29 @@ async def test_what_an_ending_process_does_not_begin_any_more_leaves_nothing_beh
         assert [str(w.message) for w in found] == []
 
 
-async def test_a_batch_that_cannot_be_written_down_is_refused_and_may_come_again(
+async def test_a_batch_that_cannot_be_written_down_is_refused_and_no_copy_of_it_runs(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Its requestor was told; a copy of the Exec may still be on its way."""
     disk = FailingDisk(monkeypatch)
     async with place.engine() as engine:
-        disk.failures = 2
+        disk.failures = 4
 
-        with pytest.raises(StorageFault):
-            await engine.exec("setup", script(setup=True))
+        for _ in range(2):
+            with pytest.raises(StorageFault):
+                await engine.exec("setup", script(setup=True))
+        assert disk.failures == 0
         with pytest.raises(NotFound):
             await engine.results("setup", timeout_s=0, command_index=None)
 
-        await engine.exec("setup", script(setup=True))
-        results = await engine.results("setup", timeout_s=10, command_index=None)
+        for _ in range(2):
+            with pytest.raises(Conflict, match="never accepted"):
+                await engine.exec("setup", script(setup=True))
+        assert not await engine.resolve("setup")
+        await engine.exec("other", script(setup=True))
+        results = await engine.results("other", timeout_s=10, command_index=None)
         assert [result["result"] for result in results] == ["Ok", "Ok"]
+    assert [r["batch"] for r in place.records() if r["kind"] == "refused"] == ["setup"]
 
 
 async def test_a_result_that_cannot_be_written_down_is_told_when_it_can(

@@ -14,7 +14,7 @@ import structlog
 
 from shem.activity.messages import ENDING_WORDS, ActivityEnding
 from shem.exeunit.commands import Command, Kind
-from shem.exeunit.core import Begin, Core, State
+from shem.exeunit.core import BATCHES_MAX, Begin, Core, State
 from shem.exeunit.events import Event, EventLog, Pulse, retell
 from shem.exeunit.journal import Journal, Record
 from shem.exeunit.performer import Performer
@@ -55,6 +55,8 @@ class Engine:
         self._scope = scope
         self._writing = asyncio.Lock()
         self._logs: dict[str, EventLog] = {}
+        self._turned_away: set[str] = set()
+        """Batches that the disk had no room for: a copy that comes later does not run either."""
         self._ending = False
 
     async def open(self) -> None:
@@ -78,12 +80,20 @@ class Engine:
 
     async def _accept(self, batch_id: str, script: Script) -> None:
         async with self._writing:
+            if batch_id in self._turned_away:
+                await self._rule_out(batch_id)
+                self._turned_away.discard(batch_id)
             record = self.core.accept(batch_id, script, self._world.clock.wall_ns())
             if record is None:
                 return
             if self._ending:
                 raise ActivityEnding(f"{ENDING_WORDS}: it is being terminated")
-            await self._write(record)
+            try:
+                await self._write(record)
+            except StorageFault:
+                if len(self._turned_away) < BATCHES_MAX:
+                    self._turned_away.add(batch_id)
+                raise
         passing("exeunit.batch_accepted")
         self._logs[batch_id] = EventLog(batch_id)
         self._scope.spawn(self._run_batch(batch_id), f"batch {batch_id}")
@@ -94,10 +104,14 @@ class Engine:
 
     async def _resolve(self, batch_id: str) -> bool:
         async with self._writing:
-            accepted, record = self.core.resolve(batch_id, self._world.clock.wall_ns())
-            if record is not None:
-                await self._write(record)
-            return accepted
+            return await self._rule_out(batch_id)
+
+    async def _rule_out(self, batch_id: str) -> bool:
+        """Note durably that a batch was never accepted; True when it was."""
+        accepted, record = self.core.resolve(batch_id, self._world.clock.wall_ns())
+        if record is not None:
+            await self._write(record)
+        return accepted
 
     async def results(
         self, batch_id: str, *, timeout_s: float, command_index: int | None
