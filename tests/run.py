@@ -17,11 +17,11 @@ from typing import Final
 ROOT: Final = Path(__file__).parent.parent
 SUITES: Final[dict[str, list[str]]] = {
     "fast": ["-n", "2", "tests/unit", "tests/property"],
-    "contract": ["-n", "2", "tests/contract"],
+    "contract": ["-n", "4", "tests/contract"],
     "sim": ["-n", "2", "tests/sim", "tests/fuzz"],
     "crash": ["-n", "4", "--maxschedchunk", "1", "tests/crash"],
     "interop": ["-n", "4", "--dist", "loadfile", "tests/interop"],
-    "netns": ["-n", "4", "--dist", "worksteal", "tests/netns"],
+    "netns": ["-n", "6", "--dist", "worksteal", "tests/netns"],
     "e2e": ["-n", "4", "--maxschedchunk", "1", "tests/e2e"],
 }
 NEEDS: Final[dict[str, str]] = {
