@@ -26,6 +26,8 @@ CONTENT_WITHIN_S = 900.0
 AGREED_WITHIN_S = 1_800.0
 """Beyond the end of every agreement."""
 LOOK_AGAIN_S = 20.0
+NEVER_IN_FORCE = {"Cancelled", "Expired"}
+"""What was cancelled here may have lapsed there: docs/adr/0008-who-is-right-about-an-agreement.md."""
 INTERRUPTED = ("interrupted, outcome unknown", "the command was stopped")
 
 
@@ -113,7 +115,8 @@ async def _agreements(city: City, ours: RestClient, theirs: RestClient) -> list[
     for agreement_id, state in mine.items():
         other = its.pop(agreement_id, None)
         never_sent = other is None and state in ("Proposal", "Cancelled", "Expired")
-        if state != other and not never_sent:
+        lapsed = {state, other} <= NEVER_IN_FORCE  # each side has ended it in its own way
+        if state != other and not never_sent and not lapsed:
             found.append(f"agreement {agreement_id}: {state} here, {other} there")
         elif state not in DONE and not never_sent:
             found.append(f"agreement {agreement_id} is still {state}")
