@@ -27,7 +27,7 @@ AGREED_WITHIN_S = 1_800.0
 """Beyond the end of every agreement."""
 LOOK_AGAIN_S = 20.0
 NEVER_IN_FORCE = {"Cancelled", "Expired"}
-"""What was cancelled here may have lapsed there: docs/adr/0008-who-is-right-about-an-agreement.md."""
+"""What was cancelled here may have lapsed there (docs/adr/0008-…)."""
 INTERRUPTED = ("interrupted, outcome unknown", "the command was stopped")
 
 

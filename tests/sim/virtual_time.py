@@ -1,6 +1,7 @@
 """An event loop whose time jumps to the next timer: hours pass in milliseconds, always alike."""
 
 import asyncio
+import math
 import selectors
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -33,6 +34,19 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._jumping.now
+
+    @property
+    def _clock_resolution(self) -> float:
+        """Within which a timer may be early: not at all.
+
+        Two loops that wait for a moment less than asyncio's nanosecond ahead would wake each other
+        for ever, and time, which moves when nobody is awake, would stand still.
+        """
+        return math.ulp(self._jumping.now)
+
+    @_clock_resolution.setter
+    def _clock_resolution(self, _resolution: float) -> None:
+        """asyncio sets that of the machine's clock."""
 
 
 class VirtualClock:
